@@ -1,0 +1,19 @@
+"""[conductor]: admission, leases, deadlines."""
+
+from oslo_config import cfg
+
+OPTS = [
+    cfg.FloatOpt("lease_time", default=60, min=1, help="Seconds after the last heartbeat of its worker until a job may be given to another one."),
+    cfg.FloatOpt("sweep_interval", default=5, min=0.1, help="Seconds between looks for queued jobs, expired leases and passed deadlines."),
+    cfg.FloatOpt("queue_retry_min", default=5, min=0, help="Shortest pause, in seconds, before a job is tried again that the cloud had no room for."),
+    cfg.FloatOpt("queue_retry_max", default=120, min=0, help="Longest such pause, in seconds; it doubles with each try."),
+    cfg.IntOpt("provisioning_timeout", default=900, min=1, help="Seconds that the servers of a job may take to become active."),
+    cfg.IntOpt("bootstrap_timeout", default=600, min=1, help="Seconds from active servers to started processes."),
+    cfg.IntOpt("start_timeout", default=600, min=1, help="Seconds that a framework may take to start on all nodes before the attempt is given up."),
+    cfg.IntOpt("collect_timeout", default=1800, min=1, help="Seconds that collecting outputs may take; what is collected by then is kept."),
+    cfg.IntOpt("default_max_run_time", default=7 * 86400, min=1, help="Longest run of a job that names no max_run_time, in seconds."),
+    cfg.IntOpt("default_max_wait_time", default=7 * 86400, min=1, help="Longest wait in the queue of a job that names no max_wait_time, in seconds."),
+    cfg.IntOpt("max_infra_restarts", default=10, min=0, help="How often a job is started anew because nodes were lost."),
+    cfg.FloatOpt("orphan_interval", default=300, min=1, help="Seconds between looks for cloud resources that no job owns."),
+    cfg.FloatOpt("orphan_grace", default=300, min=0, help="Age in seconds that such a resource must have before it is deleted."),
+]

@@ -1,0 +1,15 @@
+"""[remote]: SSH to the nodes and the runner on them."""
+
+from oslo_config import cfg
+
+OPTS = [
+    cfg.StrOpt("user", default="cml", help="Login name on the nodes; an image's property cml_ssh_user overrides it."),
+    cfg.PortOpt("port", default=22, help="SSH port of the nodes; an image's property cml_ssh_port overrides it."),
+    cfg.StrOpt("root", default=".cml", help="Directory on the nodes that jobs live in; relative to the login's home."),
+    cfg.FloatOpt("connect_timeout", default=10, min=0.5, help="Seconds that one attempt to connect may take."),
+    cfg.IntOpt("parallel", default=64, min=1, help="Most SSH connects of one job in flight."),
+    cfg.FloatOpt("stop_grace", default=10, min=0, help="Seconds between TERM and KILL when processes are stopped."),
+    cfg.FloatOpt("unreachable_after", default=30, min=1, help="Seconds without a sign of life until a node is called unreachable."),
+    cfg.IntOpt("max_log_bytes", default=1024 * 1024 * 1024, min=1024, help="Most log that is kept of one task and attempt, in bytes."),
+    cfg.IntOpt("max_output_bytes", default=64 * 1024 * 1024 * 1024, min=1024, help="Most output that is collected from one node, in bytes."),
+]

@@ -1,0 +1,60 @@
+"""Where sessions come from. One facade a process, made from the configuration that is handed in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from oslo_config import cfg
+from oslo_db.sqlalchemy import enginefacade
+from sqlalchemy import Engine, event
+from sqlalchemy.orm import Session
+
+from cml_nova import context as cml_context
+
+
+class Database:
+    """Transactions on the database that ``[database]`` names."""
+
+    def __init__(self, conf: cfg.ConfigOpts) -> None:
+        self._facade = enginefacade.transaction_context()
+        options = conf.database
+        self._facade.configure(
+            connection=options.connection,
+            sqlite_fk=True,
+            max_retries=options.max_retries,
+            retry_interval=options.retry_interval,
+            max_pool_size=options.max_pool_size,
+            max_overflow=options.max_overflow,
+            pool_timeout=options.pool_timeout,
+            connection_recycle_time=options.connection_recycle_time,
+            mysql_sql_mode=options.mysql_sql_mode,
+        )
+        if self.engine.dialect.name == "sqlite":
+            event.listen(self.engine, "connect", _share_sqlite_file)
+            self.engine.dispose()
+
+    @property
+    def engine(self) -> Engine:
+        """The SQLAlchemy engine, for migrations."""
+        return self._facade.writer.get_engine()
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A transaction that only reads."""
+        with self._facade.reader.using(cml_context.service_context()) as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """A transaction that is committed at the end, rolled back on an exception."""
+        with self._facade.writer.using(cml_context.service_context()) as session:
+            yield session
+
+
+def _share_sqlite_file(connection: Any, record: Any) -> None:
+    """Let the threads of the standalone service wait for each other's writes instead of failing, and read meanwhile."""
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA busy_timeout=30000")
+    connection.execute("PRAGMA synchronous=NORMAL")

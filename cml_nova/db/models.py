@@ -1,0 +1,177 @@
+"""The schema. Times are doubles: seconds since 1970 UTC (see ``clock``)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Boolean, Double, ForeignKey, Index, Integer, String, Text, UniqueConstraint
+from sqlalchemy.dialects import mysql
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+Id = String(36)
+#: a counter that SQLite, too, numbers by itself
+Serial = BigInteger().with_variant(Integer, "sqlite")
+#: text of any length: MariaDB's TEXT ends at 64 KiB
+LongText = Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
+
+
+class Base(DeclarativeBase):
+    """Base of all tables."""
+
+    __table_args__: Any = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4"}
+
+
+class Job(Base):
+    """A training job. ``worker_id``, ``generation`` and ``lease_expires_at`` say who may write it while it runs."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        UniqueConstraint("project_id", "client_token", name="uq_jobs_client_token"),
+        Index("ix_jobs_project_created", "project_id", "created_at"),
+        Index("ix_jobs_phase_lease", "phase", "lease_expires_at"),
+        Index("ix_jobs_project_name", "project_id", "name"),
+        Base.__table_args__,
+    )
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    project_id: Mapped[str] = mapped_column(String(64))
+    user_id: Mapped[str] = mapped_column(String(64))
+    request_id: Mapped[str | None] = mapped_column(String(64))
+    name: Mapped[str] = mapped_column(String(255))
+    description: Mapped[str | None] = mapped_column(Text)
+    meta: Mapped[dict[str, str]] = mapped_column("metadata", JSON, default=dict)
+    client_token: Mapped[str | None] = mapped_column(String(64))
+    #: what the user asked for, with names resolved to ids (see api/v1/jobs.py)
+    spec: Mapped[dict[str, Any]] = mapped_column(JSON)
+    #: public halves of the job's keys: {"ssh": ..., "host": ...} in OpenSSH format
+    keys: Mapped[dict[str, str]] = mapped_column(JSON)
+    #: sealed JSON: {"ssh": private key, "host": private key, "secrets": {name: value}}
+    sealed: Mapped[str] = mapped_column(LongText)
+    priority: Mapped[int] = mapped_column(Integer, default=0)
+
+    phase: Mapped[str] = mapped_column(String(16))
+    outcome: Mapped[str | None] = mapped_column(String(16))
+    target: Mapped[str] = mapped_column(String(8))
+    #: the job's record goes when its teardown is done (the user deleted it)
+    forget: Mapped[bool] = mapped_column(Boolean, default=False)
+    cause: Mapped[str | None] = mapped_column(String(16))
+    status_reason: Mapped[str | None] = mapped_column(Text)
+    progress: Mapped[int] = mapped_column(Integer, default=0)
+    exit_code: Mapped[int | None] = mapped_column(Integer)
+    failed_task: Mapped[str | None] = mapped_column(String(64))
+
+    attempt: Mapped[int] = mapped_column(Integer, default=0)
+    error_restarts: Mapped[int] = mapped_column(Integer, default=0)
+    infra_restarts: Mapped[int] = mapped_column(Integer, default=0)
+    capacity_tries: Mapped[int] = mapped_column(Integer, default=0)
+    #: what the worker needs to go on after a crash: security group, rank table of the attempt
+    runtime: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+
+    worker_id: Mapped[str | None] = mapped_column(String(128))
+    generation: Mapped[int] = mapped_column(Integer, default=0)
+    lease_expires_at: Mapped[float | None] = mapped_column(Double)
+    #: a queued job is not tried again before this time
+    not_before: Mapped[float | None] = mapped_column(Double)
+
+    created_at: Mapped[float] = mapped_column(Double)
+    updated_at: Mapped[float] = mapped_column(Double)
+    phase_started_at: Mapped[float] = mapped_column(Double)
+    #: first entry into RUNNING
+    started_at: Mapped[float | None] = mapped_column(Double)
+    #: entry into DONE
+    finished_at: Mapped[float | None] = mapped_column(Double)
+
+
+class Node(Base):
+    """A virtual machine that a job has or wants: written before the cloud is asked for it."""
+
+    __tablename__ = "nodes"
+
+    job_id: Mapped[str] = mapped_column(Id, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    rank: Mapped[int] = mapped_column(Integer, primary_key=True)
+    role: Mapped[str] = mapped_column(String(32))
+    role_index: Mapped[int] = mapped_column(Integer)
+    flavor_id: Mapped[str] = mapped_column(String(255))
+    server_id: Mapped[str | None] = mapped_column(Id)
+    server_name: Mapped[str | None] = mapped_column(String(255))
+    address: Mapped[str | None] = mapped_column(String(64))
+    #: PLANNED, then what Nova says (BUILD, ACTIVE, ERROR, ...), at the end DELETED
+    status: Mapped[str] = mapped_column(String(32), default="PLANNED")
+    fault: Mapped[str | None] = mapped_column(Text)
+    unreachable_since: Mapped[float | None] = mapped_column(Double)
+    updated_at: Mapped[float] = mapped_column(Double)
+
+
+class Task(Base):
+    """A process of one attempt."""
+
+    __tablename__ = "tasks"
+
+    job_id: Mapped[str] = mapped_column(Id, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    attempt: Mapped[int] = mapped_column(Integer, primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)  # "worker:0"
+    node_rank: Mapped[int] = mapped_column(Integer)
+    state: Mapped[str] = mapped_column(String(16))  # PENDING, RUNNING, EXITED, STOPPED
+    exit_code: Mapped[int | None] = mapped_column(Integer)
+    signal: Mapped[int | None] = mapped_column(Integer)
+    started_at: Mapped[float | None] = mapped_column(Double)
+    ended_at: Mapped[float | None] = mapped_column(Double)
+
+
+class Event(Base):
+    """Something that happened to a job, with its cause, for people to read."""
+
+    __tablename__ = "events"
+    __table_args__ = (Index("ix_events_job", "job_id", "id"), Base.__table_args__)
+
+    id: Mapped[int] = mapped_column(Serial, primary_key=True, autoincrement=True)
+    job_id: Mapped[str] = mapped_column(Id, ForeignKey("jobs.id", ondelete="CASCADE"))
+    at: Mapped[float] = mapped_column(Double)
+    #: machine-readable kind, e.g. "phase", "capacity", "node", "task", "cancel"
+    kind: Mapped[str] = mapped_column(String(32))
+    message: Mapped[str] = mapped_column(Text)
+    detail: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+
+
+class Metric(Base):
+    """A value that the training reported in its log. The place in the log makes reporting it twice harmless."""
+
+    __tablename__ = "metrics"
+    __table_args__ = (Index("ix_metrics_series", "job_id", "name", "at"), Base.__table_args__)
+
+    job_id: Mapped[str] = mapped_column(Id, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    attempt: Mapped[int] = mapped_column(Integer, primary_key=True)
+    task: Mapped[str] = mapped_column(String(64), primary_key=True)
+    #: byte offset of the line in the task's log
+    offset: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    name: Mapped[str] = mapped_column(String(128), primary_key=True)
+    step: Mapped[int | None] = mapped_column(BigInteger)
+    value: Mapped[float] = mapped_column(Double)
+    at: Mapped[float] = mapped_column(Double)
+
+
+class Package(Base):
+    """Training code that a project uploaded; the same content is stored once a project."""
+
+    __tablename__ = "packages"
+    __table_args__ = (UniqueConstraint("project_id", "sha256", name="uq_packages_content"), Base.__table_args__)
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    project_id: Mapped[str] = mapped_column(String(64))
+    sha256: Mapped[str] = mapped_column(String(64))
+    size: Mapped[int] = mapped_column(BigInteger)
+    name: Mapped[str] = mapped_column(String(255))
+    created_at: Mapped[float] = mapped_column(Double)
+
+
+class Worker(Base):
+    """A worker process: host and the uuid of this start, so that a restarted one never inherits by name."""
+
+    __tablename__ = "workers"
+
+    id: Mapped[str] = mapped_column(String(128), primary_key=True)
+    host: Mapped[str] = mapped_column(String(255))
+    capacity: Mapped[int] = mapped_column(Integer)
+    draining: Mapped[bool] = mapped_column(Boolean, default=False)
+    started_at: Mapped[float] = mapped_column(Double)
+    seen_at: Mapped[float] = mapped_column(Double)
