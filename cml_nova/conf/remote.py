@@ -11,5 +11,6 @@ OPTS = [
     cfg.FloatOpt("stop_grace", default=10, min=0, help="Seconds between TERM and KILL when processes are stopped."),
     cfg.FloatOpt("unreachable_after", default=30, min=1, help="Seconds without a sign of life until a node is called unreachable."),
     cfg.IntOpt("max_log_bytes", default=1024 * 1024 * 1024, min=1024, help="Most log that is kept of one task and attempt, in bytes."),
-    cfg.IntOpt("max_output_bytes", default=64 * 1024 * 1024 * 1024, min=1024, help="Most output that is collected from one node, in bytes."),
+    cfg.IntOpt("max_output_bytes", default=64 * 1024 * 1024 * 1024, min=1024,
+               help="Most output that is collected from one node, in bytes."),
 ]
