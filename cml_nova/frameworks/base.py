@@ -55,6 +55,12 @@ class Place:
     address: str
     ports: tuple[int, ...]
 
+    @property
+    def endpoint(self) -> str:
+        """Address and first port in the form host:port, with an IPv6 address in brackets."""
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{host}:{self.ports[0]}"
+
 
 @dataclass(frozen=True)
 class TaskState:
@@ -120,9 +126,16 @@ class Framework(abc.ABC):
         """Name the tasks whose exit with 0 makes the job succeed; by default all."""
         return tuple(task.name for task in layout.tasks)
 
+    def helper_command(self, task: Task) -> Sequence[str] | None:
+        """Give the command of a task that is a helper of the framework; None for one that runs the user's program.
+
+        A ``command`` that the job gives for the task's very role goes before it, the job's common ``command`` does not.
+        """
+        return None
+
     def runs_command(self, task: Task) -> bool:
         """Tell whether the task is the user's program rather than a helper of the framework."""
-        return True
+        return self.helper_command(task) is None
 
     def verdict(self, layout: Layout, states: Mapping[str, TaskState]) -> Verdict:
         """Judge an attempt by the states of its tasks."""
