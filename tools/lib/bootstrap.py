@@ -1,0 +1,184 @@
+"""Sets up what the commands under tools/ run in: a virtual environment with this project installed editable.
+
+Only the standard library, and a syntax that any Python 3.6 reads: the Python that starts a tool may be too old to run the
+project and is then only used to find a better one.
+
+    import bootstrap
+    venv = bootstrap.prepare(["localcloud", "cli"], state_dir)
+    venv.run("cml-nova-localcloud", "image", "list")
+"""
+
+import contextlib
+import fcntl
+import glob
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+VERSIONS = ("3.11", "3.12", "3.13")
+_PROBE = "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"
+
+
+class BootstrapError(Exception):
+    """The environment can't be set up; the message says why and what to do."""
+
+
+class Venv:
+    """A virtual environment that is ready for use.
+
+    ``path`` is its directory, ``python`` its interpreter.
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self.python = self.path / "bin" / "python"
+
+    def command(self, name):
+        """Give the path of a command that the environment has, as text."""
+        return str(self.path / "bin" / name)
+
+    def environ(self):
+        """Give a copy of this process's environment with the virtual environment's commands first in PATH."""
+        env = dict(os.environ, VIRTUAL_ENV=str(self.path))
+        env["PATH"] = str(self.path / "bin") + os.pathsep + env.get("PATH", os.defpath)
+        for name in ("PYTHONPATH", "PYTHONHOME"):
+            env.pop(name, None)
+        return env
+
+    def run(self, name, *args):
+        """Run one of its commands and wait. :raises BootstrapError: it ended with an error."""
+        code = subprocess.call([self.command(name)] + [str(a) for a in args], env=self.environ(), cwd=str(REPOSITORY))
+        if code:
+            raise BootstrapError(f"{name} {' '.join(str(a) for a in args)} ended with code {code}")
+
+    def replace_process(self, script, args):
+        """Go on as ``script`` under this environment's Python; never returns."""
+        sys.stdout.flush()
+        os.execve(str(self.python), [str(self.python), str(script), *args], self.environ())
+
+
+def default_state_dir():
+    """Give the directory that everything made by the tools lives in, unless the user names another."""
+    return REPOSITORY / ".state"
+
+
+def say(text):
+    """Print one line of progress at once."""
+    print(text, flush=True)
+
+
+def prepare(extras, state_dir=None):
+    """Make or update ``<state_dir>/venv`` with the project and the named extras; give the ``Venv``.
+
+    Does nothing when nothing that matters has changed since the last time: the requirements, the Python, the repository's place.
+
+    :param extras: names from [project.optional-dependencies].
+    :raises BootstrapError: no fit Python, or pip failed.
+    """
+    state_dir = Path(state_dir or default_state_dir()).resolve()
+    state_dir.mkdir(parents=True, exist_ok=True)
+    with _locked(state_dir / "venv.lock"):
+        return _prepare(set(extras), state_dir)
+
+
+def _prepare(extras, state_dir):
+    venv = Venv(state_dir / "venv")
+    stamp = venv.path / "cml_nova.json"
+    found = _read_stamp(stamp, venv)
+    digest = _digest(venv.path)
+    if found and found["digest"] == digest:
+        if extras <= set(found["extras"]):
+            return venv
+        extras |= set(found["extras"])
+    elif found is None:
+        python = find_python()
+        say(f"Making a virtual environment in {venv.path} with {python}")
+        shutil.rmtree(str(venv.path), ignore_errors=True)
+        _run([python, "-m", "venv", str(venv.path)], state_dir / "pip.log", "the virtual environment could not be made")
+    say(f"Installing the project and its dependencies ({', '.join(sorted(extras))}); this takes a minute or two the first time")
+    target = f"{REPOSITORY}[{','.join(sorted(extras))}]"
+    _run([str(venv.python), "-m", "pip", "install", "--no-input", "--progress-bar=off", "--editable", target], state_dir / "pip.log",
+         "pip could not install the project")
+    stamp.write_text(json.dumps({"digest": digest, "extras": sorted(extras)}))
+    return venv
+
+
+def find_python():
+    """Find a Python that runs the project and can make virtual environments: this one, else one in PATH or of pyenv.
+
+    ``CML_PYTHON`` in the environment names one outright.
+
+    :raises BootstrapError: there is none.
+    """
+    if os.environ.get("CML_PYTHON"):
+        candidates = [os.environ["CML_PYTHON"]]
+    else:
+        candidates = [sys.executable]
+        candidates += [path for path in (shutil.which("python" + v) for v in VERSIONS) if path]
+        for version in VERSIONS:
+            candidates += sorted(glob.glob(os.path.expanduser(f"~/.pyenv/versions/{version}.*/bin/python")))
+    for candidate in candidates:
+        with contextlib.suppress(OSError, subprocess.CalledProcessError):
+            output = subprocess.check_output([candidate, "-c", _PROBE], stderr=subprocess.DEVNULL)
+            if output.decode().strip() in VERSIONS:
+                return candidate
+    raise BootstrapError(
+        f"No Python {VERSIONS[0]} to {VERSIONS[-1]} with the venv module was found (looked at: {', '.join(candidates)}). "
+        "Install one (Debian: apt-get install python3 python3-venv) or name one: CML_PYTHON=/path/to/python.")
+
+
+def _digest(path):
+    """Hash everything that decides what is installed, and the places that an editable installation has written into it."""
+    digest = hashlib.sha256()
+    for name in ("pyproject.toml", "requirements.txt", "setup.cfg"):
+        digest.update((REPOSITORY / name).read_bytes())
+    digest.update(str(REPOSITORY).encode() + b"\0" + str(path).encode())
+    return digest.hexdigest()
+
+
+def _read_stamp(stamp, venv):
+    """Give what was installed, or None when the environment has to be made anew."""
+    try:
+        found = json.loads(stamp.read_text())
+        version = subprocess.check_output([str(venv.python), "-c", _PROBE], stderr=subprocess.DEVNULL).decode().strip()
+    except (OSError, ValueError, subprocess.CalledProcessError):
+        return None
+    return found if version in VERSIONS and "digest" in found and "extras" in found else None
+
+
+def _run(command, log_path, failure):
+    """Run a command, its output to a log file and a line now and then to the terminal."""
+    started = shown = time.monotonic()
+    lines = []
+    env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
+    with open(str(log_path), "a") as log:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True,
+                                   cwd=str(REPOSITORY), env=env)
+        for line in process.stdout:
+            log.write(line)
+            log.flush()
+            lines = [*lines[-14:], line]
+            if time.monotonic() - shown > 5:
+                shown = time.monotonic()
+                say(f"  {shown - started:3.0f} s  {line.strip()[:100]}")
+        code = process.wait()
+    if code:
+        raise BootstrapError(f"{failure} (code {code}). The whole output is in {log_path}; its end:\n{''.join(lines)}")
+
+
+@contextlib.contextmanager
+def _locked(path):
+    """Let only one tool at a time change the environment."""
+    with open(str(path), "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            say(f"Waiting for another command that is setting up {path.parent}")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
