@@ -1,0 +1,111 @@
+"""One request to the cloud: reads and deletions are repeated when they fail in passing, creations never are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import requests
+import tenacity
+from keystoneauth1 import exceptions as ksa
+from openstack import exceptions as sdk
+from openstack import proxy as sdk_proxy
+
+from cml_nova import exception
+from cml_nova.compute import errors
+
+#: Nova's microversion: tags at creation (2.52), extra specs in the flavor list (2.61), host names (2.90). Never "latest".
+MICROVERSION = "2.90"
+ATTEMPTS = 4
+_FIRST_PAUSE = 0.2
+_LONGEST_PAUSE = 3.0
+
+Params = dict[str, Any]
+
+
+def _may_pass(error: BaseException) -> bool:
+    return type(error) is exception.CloudError and error.detail.get("status") != 409
+
+
+@tenacity.retry(
+    retry=tenacity.retry_if_exception(_may_pass),
+    stop=tenacity.stop_after_attempt(ATTEMPTS),
+    wait=tenacity.wait_random_exponential(multiplier=_FIRST_PAUSE, max=_LONGEST_PAUSE),
+    reraise=True,
+)
+def _repeatedly(proxy: sdk_proxy.Proxy, method: str, path: str, what: str, **kwargs: Any) -> requests.Response:
+    return _once(proxy, method, path, what, **kwargs)
+
+
+def _once(proxy: sdk_proxy.Proxy, method: str, path: str, what: str, **kwargs: Any) -> requests.Response:
+    """Send one request; keystoneauth itself only renews a refused token, which is safe for every method.
+
+    :raises CMLError: see ``errors.raise_for``.
+    :raises CloudError: there was no answer; the request may or may not have taken effect.
+    """
+    try:
+        response = proxy.request(path, method, raise_exc=False, connect_retries=0, status_code_retries=0, **kwargs)
+    except ksa.Unauthorized as error:
+        raise exception.Unauthorized(f"Could not {what}: the cloud refused the credentials: {error}") from error
+    except (ksa.ConnectionError, ksa.DiscoveryFailure, ksa.HttpError, sdk.SDKException) as error:
+        raise exception.CloudError(f"Could not {what}: {error}") from error
+    except ksa.ClientException as error:
+        raise exception.CloudRefused(f"Could not {what}: {error}") from error
+    errors.raise_for(response, what)
+    return response
+
+
+def _body(response: requests.Response, what: str) -> dict[str, Any]:
+    try:
+        body = response.json()
+    except requests.JSONDecodeError as error:
+        raise exception.CloudError(f"Could not {what}: the cloud's answer is not JSON.") from error
+    if not isinstance(body, dict):
+        raise exception.CloudError(f"Could not {what}: the cloud's answer is not a JSON object.")
+    return body
+
+
+def get(proxy: sdk_proxy.Proxy, path: str, what: str, params: Params | None = None) -> dict[str, Any]:
+    """Read one document.
+
+    :param path: below the service's endpoint.
+    :param what: what it is for, as "list the servers of job 4711"; it ends up in error messages.
+    """
+    return _body(_repeatedly(proxy, "GET", path, what, params=params or {}, **_pinned(proxy)), what)
+
+
+def pages(proxy: sdk_proxy.Proxy, path: str, key: str, what: str, params: Params | None = None) -> Iterator[dict[str, Any]]:
+    """Read a list, page by page, with no request after the last page.
+
+    :param key: the list's name in the document; also of its links (``<key>_links``), Glance has ``next``.
+    :raises CloudError: a page is not what it should be. Never gives a part of a list as if it were the whole.
+    """
+    query = dict(params or {})
+    while True:
+        body = get(proxy, path, what, query)
+        items = body.get(key)
+        if not isinstance(items, list):
+            raise exception.CloudError(f"Could not {what}: the cloud's answer has no list of {key}.")
+        yield from items
+        links = body.get(f"{key}_links") or []
+        more = "next" in body or any(link.get("rel") == "next" for link in links)
+        if not more or not items:
+            return
+        query["marker"] = items[-1]["id"]
+
+
+def post(proxy: sdk_proxy.Proxy, path: str, what: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Create something. Never repeated: an answer that got lost may hide a creation that worked."""
+    return _body(_once(proxy, "POST", path, what, json=body, **_pinned(proxy)), what)
+
+
+def delete(proxy: sdk_proxy.Proxy, path: str, what: str) -> None:
+    """Delete something; that it is gone already is fine."""
+    try:
+        _repeatedly(proxy, "DELETE", path, what, **_pinned(proxy))
+    except exception.NotFound:
+        return
+
+
+def _pinned(proxy: sdk_proxy.Proxy) -> dict[str, str]:
+    return {"microversion": MICROVERSION} if proxy.service_type == "compute" else {}
