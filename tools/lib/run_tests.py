@@ -1,0 +1,118 @@
+"""Runs the checks and the tests, part by part, and says at the end how long each took and how it ended.
+
+Runs inside the virtual environment that tools/run-tests has prepared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+
+import bootstrap
+import servers
+
+IMAGES = ("tensorflow", "mxnet")
+#: what pytest returns when the given options select no test of a part
+_NOTHING_SELECTED = 5
+
+
+class Parts:
+    """Runs one part after the other and keeps the score; a part that fails does not stop the others."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self._env = env
+        self._results: list[tuple[str, float, int]] = []
+
+    def run(self, name: str, command: list[str], env: Mapping[str, str] | None = None, fine: tuple[int, ...] = (0,)) -> bool:
+        print(f"\n=== {name}: {' '.join(Path(part).name if i == 0 else part for i, part in enumerate(command))}", flush=True)
+        began = time.monotonic()
+        code = subprocess.call(command, env={**self._env, **(env or {})}, cwd=bootstrap.REPOSITORY)
+        seconds = time.monotonic() - began
+        good = code in fine
+        self._results.append((name, seconds, 0 if good else code))
+        print(f"=== {name}: {'ok' if good else f'FAILED (code {code})'} after {seconds:.1f} s", flush=True)
+        return good
+
+    def fail(self, name: str, reason: str) -> None:
+        print(f"\n=== {name}: FAILED: {reason}", flush=True)
+        self._results.append((name, 0.0, 1))
+
+    def close(self) -> int:
+        """Print the table of parts; give the exit code of the whole."""
+        print("\n=== all parts")
+        for name, seconds, code in self._results:
+            print(f"{seconds:8.1f} s  {'ok' if code == 0 else 'FAILED':6}  {name}")
+        print(f"{sum(seconds for _, seconds, _ in self._results):8.1f} s  in all", flush=True)
+        return 1 if any(code for _, _, code in self._results) else 0
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="tools/run-tests", usage="%(prog)s [services] [--state-dir DIR] [--servers-only] [options of pytest]", allow_abbrev=False,
+        description="Run the checks and tests; with 'services' also the tests that need RabbitMQ, MariaDB and PostgreSQL, and the "
+                    "functional suite over them. Other options are passed on to pytest.")
+    parser.add_argument("--state-dir", type=Path, default=bootstrap.default_state_dir(), help="where the environment and images are kept")
+    parser.add_argument("--servers-only", action="store_true", help="only start the servers of the services tests and print their URLs")
+    with_services = argv[:1] == ["services"]
+    options, pytest_args = parser.parse_known_args(argv[1:] if with_services else argv)
+    state_dir = options.state_dir.resolve()
+    log_dir = state_dir / "logs"
+    log_dir.mkdir(parents=True, exist_ok=True)
+    if options.servers_only:
+        return serve(log_dir)
+    venv = bootstrap.Venv(state_dir / "venv")
+    parts = Parts({**venv.environ(), "CML_TEST_IMAGES_DIR": str(state_dir / "images"), "CML_TEST_LOG_DIR": str(log_dir)})
+    pytest = [str(venv.python), "-m", "pytest", *pytest_args]
+    fine = (0, _NOTHING_SELECTED) if pytest_args else (0,)
+    parts.run("ruff", [venv.command("ruff"), "check", "."])
+    parts.run("mypy", [venv.command("mypy")])
+    parts.run("unit", [*pytest, "tests/unit"], fine=fine)
+    if parts.run("images", [venv.command("cml-nova-localcloud"), "image", "build", *IMAGES, "--state-dir", str(state_dir)]):
+        parts.run("functional", [*pytest, "tests/functional"], fine=fine)
+        parts.run("contract", [*pytest, "tests/contract"], fine=fine)
+        if with_services:
+            run_services(parts, pytest, fine, log_dir)
+    return parts.close()
+
+
+def run_services(parts: Parts, pytest: list[str], fine: tuple[int, ...], log_dir: Path) -> None:
+    """Run what needs real servers: its own tests, and the functional suite with separate daemons on each database."""
+    try:
+        with servers.all_servers(log_dir) as urls:
+            parts.run("services", [*pytest, "tests/services"], urls, fine)
+            for variable in ("CML_TEST_MYSQL_URL", "CML_TEST_POSTGRES_URL"):
+                env = {**urls, "CML_TEST_STACK": "daemons", "CML_TEST_DATABASE_URL": urls[variable]}
+                parts.run(f"functional over RabbitMQ and {servers.SERVERS[variable][0]}", [*pytest, "tests/functional"], env, fine)
+    except bootstrap.BootstrapError as error:
+        parts.fail("services", str(error))
+
+
+def serve(log_dir: Path) -> int:
+    """Keep private servers running for someone who runs pytest by hand."""
+    with servers.all_servers(log_dir) as urls, contextlib.suppress(KeyboardInterrupt):
+        for variable, url in urls.items():
+            print(f"export {variable}={url}", flush=True)
+        print("Stop with Ctrl-C.", flush=True)
+        signal.pause()
+    return 0
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _interrupt)  # so that servers are stopped then, too
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    except bootstrap.BootstrapError as error:
+        sys.exit(f"run-tests: {error}")
