@@ -71,6 +71,9 @@ _STATUS = {
     Phase.TEARDOWN: "CLEANING",
 }
 
+#: the other way round, for the statuses that are not outcomes
+PHASE_OF_STATUS = {status: phase for phase, status in _STATUS.items()}
+
 #: every value that ``status_of`` can give, in the order of a job's life
 STATUSES = (*_STATUS.values(), *(str(o) for o in Outcome))
 
