@@ -41,6 +41,11 @@ class Job(Base):
     description: Mapped[str | None] = mapped_column(Text)
     meta: Mapped[dict[str, str]] = mapped_column("metadata", JSON, default=dict)
     client_token: Mapped[str | None] = mapped_column(String(64))
+    #: sha256 of the request without its secrets, to tell a repeated request from another one with the same client_token
+    request_digest: Mapped[str] = mapped_column(String(64), default="")
+    framework: Mapped[str] = mapped_column(String(64), default="custom")
+    #: the package it was made from; set to null when the package goes (the content's digest stays in the spec)
+    package_id: Mapped[str | None] = mapped_column(Id, ForeignKey("packages.id", ondelete="SET NULL"), index=True)
     #: what the user asked for, with names resolved to ids (see api/v1/jobs.py)
     spec: Mapped[dict[str, Any]] = mapped_column(JSON)
     #: public halves of the job's keys: {"ssh": ..., "host": ...} in OpenSSH format
@@ -67,6 +72,8 @@ class Job(Base):
     #: what the worker needs to go on after a crash: security group, rank table of the attempt
     runtime: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
 
+    #: id of the report that was applied last: the same one again (its answer was lost) changes nothing
+    last_report: Mapped[str | None] = mapped_column(Id)
     worker_id: Mapped[str | None] = mapped_column(String(128))
     generation: Mapped[int] = mapped_column(Integer, default=0)
     lease_expires_at: Mapped[float | None] = mapped_column(Double)
