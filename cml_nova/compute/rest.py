@@ -109,3 +109,17 @@ def delete(proxy: sdk_proxy.Proxy, path: str, what: str) -> None:
 
 def _pinned(proxy: sdk_proxy.Proxy) -> dict[str, str]:
     return {"microversion": MICROVERSION} if proxy.service_type == "compute" else {}
+
+
+def project_id(connection: sdk_connection.Connection, what: str) -> str:
+    """Give the project that the connection acts in, from its token.
+
+    :raises CloudError: no token could be got, or it is not for a project.
+    """
+    try:
+        found = connection.session.get_project_id()
+    except ksa.ClientException as error:
+        raise exception.CloudError(f"Could not {what}: {error}") from error
+    if not found:
+        raise exception.CloudRefused(f"Could not {what}: the credentials are not for a project.")
+    return str(found)

@@ -1,0 +1,240 @@
+"""The cloud resources of jobs. Tags are the truth about what there is; ids that a job remembers are a cache."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+from collections.abc import Callable, Iterable, Mapping
+from concurrent import futures
+from dataclasses import dataclass
+from typing import Any
+
+from openstack import connection as sdk_connection
+from oslo_config import cfg
+
+from cml_nova import exception
+from cml_nova.compute import catalog, rest
+from cml_nova.compute.groups import SecurityGroups
+
+OWNER_TAG = "cml-nova"
+_DEPLOYMENT, _JOB, _GENERATION, _POOL = "cml:deployment:", "cml:job:", "cml:gen:", "cml:pool:"
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server of a job. ``created_at`` is in seconds since 1970 UTC; ``deleting`` says that Nova has accepted its deletion."""
+
+    id: str
+    name: str
+    status: str
+    address: str | None
+    fault: str | None
+    job_id: str
+    pool: int
+    generation: int
+    created_at: float | None
+    image_id: str | None = None
+    flavor_name: str | None = None
+    host: str | None = None
+    deleting: bool = False
+
+    @property
+    def ready(self) -> bool:
+        """It runs and can be reached."""
+        return self.status == "ACTIVE" and self.address is not None and not self.deleting
+
+
+@dataclass(frozen=True)
+class Resource:
+    """Something in the cloud that this deployment created. ``kind`` is "server" or "group"."""
+
+    kind: str
+    id: str
+    job_id: str
+    created_at: float | None
+
+
+class Fleet:
+    """The servers, groups and ports of one deployment. Safe to share among threads.
+
+    :param connection: the service's own; see ``session.service_connection``.
+    """
+
+    def __init__(self, conf: cfg.ConfigOpts, connection: sdk_connection.Connection) -> None:
+        options = conf.cloud
+        self._connection = connection
+        self._deployment: str = options.deployment
+        self._default_network: str | None = options.network
+        self._networks: dict[str | None, str] = {}
+        self._groups = SecurityGroups(connection, options.deployment, options.ssh_source_cidr)
+        self._deleters = futures.ThreadPoolExecutor(options.delete_parallel, "cloud-delete")
+
+    # Servers
+
+    def servers(self, job_id: str) -> list[Server]:
+        """List the job's servers: one request (per page)."""
+        return self._list_servers(f"list the servers of job {job_id}", job_id)
+
+    def all_servers(self) -> list[Server]:
+        """List the servers of all jobs of the deployment: one request (per page)."""
+        return self._list_servers("list the servers of the deployment", None)
+
+    def create(self, *, job_id: str, generation: int, pool: int, name: str, count: int, flavor_id: str, image_id: str, network_id: str,
+               group_id: str, user_data: str, availability_zone: str | None = None) -> None:
+        """Ask for ``count`` servers, all or none, in one request; they are called ``name``, or ``name-1`` and so on.
+
+        Nova answers before it has looked for hosts: that there are none shows later as servers in ERROR (``errors.of_fault``).
+
+        :param generation: of the lease that the worker holds.
+        :param pool: which set of alike servers of the job this is.
+        :param user_data: in clear; at most 48 KiB.
+        :raises CloudQuota, NoCapacity, CloudRefused: nothing was created.
+        :raises CloudError: the servers may exist, or come into being until the request would have timed out.
+        """
+        server: dict[str, Any] = {
+            "name": name, "flavorRef": flavor_id, "imageRef": image_id, "min_count": count, "max_count": count,
+            "networks": [{"uuid": network_id}], "security_groups": [{"name": group_id}],
+            "user_data": base64.b64encode(user_data.encode()).decode(), "config_drive": True,
+            "tags": [OWNER_TAG, _DEPLOYMENT + self._deployment, _JOB + job_id, f"{_GENERATION}{generation}", f"{_POOL}{pool}"],
+        }
+        if availability_zone:
+            server["availability_zone"] = availability_zone
+        what = f"create {count} servers for job {job_id}"
+        try:
+            rest.post(self._connection.compute, "/servers", what, {"server": server})
+        except exception.NotFound as error:
+            raise exception.CloudRefused(error.message) from error
+
+    def delete(self, server_ids: Iterable[str]) -> None:
+        """Ask for the deletion of servers, several at a time; that one is gone already is fine.
+
+        :raises CloudError: some were not accepted; all were tried.
+        """
+        self._delete_each(server_ids, lambda id_: rest.delete(self._connection.compute, f"/servers/{id_}", f"delete the server {id_}"))
+
+    def remaining(self, server_ids: Iterable[str]) -> set[str]:
+        """Tell which of these servers Nova still knows: one request (per page).
+
+        Nova leaves servers of a cell that it can't reach out of every list with a filter, so a list by tag that is empty
+        doesn't yet prove that all are gone. The list without a filter names them.
+        """
+        known = set(server_ids)
+        if not known:
+            return known
+        bodies = rest.pages(self._connection.compute, "/servers", "servers", "list the servers of the project")
+        return {str(body["id"]) for body in bodies} & known
+
+    def _list_servers(self, what: str, job_id: str | None) -> list[Server]:
+        tags = [_DEPLOYMENT + self._deployment, *([_JOB + job_id] if job_id else [])]
+        bodies = rest.pages(self._connection.compute, "/servers/detail", "servers", what, {"tags": ",".join(tags)})
+        return [parse_server(body) for body in bodies if set(tags) <= set(body.get("tags") or ())]
+
+    # Security groups and ports
+
+    def ensure_group(self, job_id: str, ssh_port: int = 22) -> str:
+        """Make sure that the job has its security group, and give its id: three requests the first time, one later."""
+        return self._groups.ensure(job_id, ssh_port)
+
+    def groups(self, job_id: str) -> list[str]:
+        """List the ids of the job's security groups: one request."""
+        return self._groups.ids(job_id)
+
+    def delete_groups(self, job_id: str) -> None:
+        """Delete the job's security groups: one request to list them, one for each.
+
+        :raises CloudError: one is in use, which ``leftover_ports`` explains, or a call failed; all were tried.
+        """
+        self._delete_each(self.groups(job_id), self._groups.delete)
+
+    def leftover_ports(self, job_id: str) -> list[str]:
+        """List the ports that hold the job's security groups: two requests. Once the servers are gone, all of them are left over."""
+        found: list[str] = []
+        for group_id in self.groups(job_id):
+            params = {"security_groups": group_id, "fields": ["id", "security_groups"]}
+            bodies = rest.pages(self._connection.network, "/ports", "ports", f"list the ports of job {job_id}", params)
+            found += [str(body["id"]) for body in bodies if group_id in (body.get("security_groups") or ())]
+        return found
+
+    def delete_ports(self, port_ids: Iterable[str]) -> None:
+        """Delete ports; that one is gone already is fine.
+
+        :raises CloudError: some were not deleted; all were tried.
+        """
+        self._delete_each(port_ids, lambda id_: rest.delete(self._connection.network, f"/ports/{id_}", f"delete the port {id_}"))
+
+    def network_id(self, name_or_id: str | None = None) -> str:
+        """Find the network that servers are put on: the given one, else ``[cloud] network``, else the only one there is.
+
+        One request the first time that a network is asked for.
+
+        :raises CloudRefused: there is no such network, or it isn't clear which.
+        """
+        wanted = name_or_id or self._default_network
+        if wanted not in self._networks:
+            try:
+                self._networks[wanted] = catalog.find_network(self._connection, wanted) if wanted else self._only_network()
+            except (exception.NotFound, exception.Conflict) as error:
+                raise exception.CloudRefused(error.message) from error
+        return self._networks[wanted]
+
+    def _only_network(self) -> str:
+        params = {"router:external": False, "fields": ["id", "name"]}
+        found = list(rest.pages(self._connection.network, "/networks", "networks", "list the networks", params))
+        if len(found) == 1:
+            return str(found[0]["id"])
+        names = ", ".join(sorted(str(body.get("name")) for body in found)) or "none"
+        raise exception.CloudRefused(f"The option network in [cloud] must name the network of the nodes; the networks are: {names}.")
+
+    # All of it
+
+    def inventory(self) -> list[Resource]:
+        """List everything that this deployment has in the cloud: two requests (per page)."""
+        servers = [Resource("server", server.id, server.job_id, server.created_at) for server in self.all_servers()]
+        groups = [Resource("group", id_, job_id, _seconds(created)) for id_, job_id, created in self._groups.all()]
+        return servers + groups
+
+    def _delete_each(self, ids: Iterable[str], delete: Callable[[str], None]) -> None:
+        running = {self._deleters.submit(delete, id_): id_ for id_ in ids}
+        failed = {id_: error for future, id_ in running.items() if (error := future.exception())}
+        for error in failed.values():
+            if not isinstance(error, exception.CMLError):
+                raise error
+        if failed:
+            raise exception.CloudError(" ".join(str(error) for error in failed.values()), ids=sorted(failed))
+
+
+def parse_server(body: Mapping[str, Any]) -> Server:
+    """Read a server of a list; nearly every key may be missing when its cell is down (microversion 2.69)."""
+    tags = [str(tag) for tag in body.get("tags") or ()]
+    fault = body.get("fault") or {}
+    return Server(
+        id=str(body["id"]), name=str(body.get("name") or body["id"]), status=str(body.get("status") or "UNKNOWN").upper(),
+        address=_address(body.get("addresses") or {}), fault=fault.get("message"),
+        job_id=_tag(tags, _JOB) or "", pool=_count(_tag(tags, _POOL)), generation=_count(_tag(tags, _GENERATION)),
+        created_at=_seconds(body.get("created")), image_id=(body.get("image") or {}).get("id"),
+        flavor_name=(body.get("flavor") or {}).get("original_name"), host=body.get("hostId") or None,
+        deleting=body.get("OS-EXT-STS:task_state") == "deleting" or str(body.get("status")).upper() in ("DELETED", "SOFT_DELETED"))
+
+
+def _tag(tags: list[str], prefix: str) -> str | None:
+    return next((tag.removeprefix(prefix) for tag in tags if tag.startswith(prefix)), None)
+
+
+def _count(text: str | None) -> int:
+    return int(text) if text and text.isdigit() else 0
+
+
+def _address(addresses: Mapping[str, list[Mapping[str, Any]]]) -> str | None:
+    """Choose the address to talk to: a fixed one before a floating one, IPv4 before IPv6."""
+    entries = [entry for network in addresses.values() for entry in network if entry.get("addr")]
+    entries.sort(key=lambda entry: (entry.get("OS-EXT-IPS:type", "fixed") != "fixed", entry.get("version") != 4))
+    return str(entries[0]["addr"]) if entries else None
+
+
+def _seconds(text: str | None) -> float | None:
+    """Read ISO 8601 as Nova and Neutron write it, always in UTC."""
+    try:
+        moment = datetime.datetime.fromisoformat(text or "")
+    except ValueError:
+        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp()
