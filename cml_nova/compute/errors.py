@@ -58,7 +58,8 @@ def raise_for(response: requests.Response, what: str) -> None:
     if status == 404:
         raise exception.NotFound(message)
     if status in (408, 409, 429) or status >= 500:
-        raise exception.CloudError(message, status=status)
+        retry_after = response.headers.get("Retry-After", "")
+        raise exception.CloudError(message, status=status, retry_after=float(retry_after) if retry_after.isdigit() else 0.0)
     raise exception.CloudRefused(message, status=status)
 
 

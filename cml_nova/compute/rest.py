@@ -8,6 +8,7 @@ from typing import Any
 import requests
 import tenacity
 from keystoneauth1 import exceptions as ksa
+from openstack import connection as sdk_connection
 from openstack import exceptions as sdk
 from openstack import proxy as sdk_proxy
 
@@ -19,18 +20,30 @@ MICROVERSION = "2.90"
 ATTEMPTS = 4
 _FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 3.0
+_LONGEST_RETRY_AFTER = 10.0
 
 Params = dict[str, Any]
 
 
 def _may_pass(error: BaseException) -> bool:
-    return type(error) is exception.CloudError and error.detail.get("status") != 409
+    """Tell whether asking again soon is of use: a conflict stays one, and a timeout has already taken its time."""
+    return type(error) is exception.CloudError and error.detail.get("status") != 409 and not error.detail.get("timeout")
+
+
+_jitter = tenacity.wait_random_exponential(multiplier=_FIRST_PAUSE, max=_LONGEST_PAUSE)
+
+
+def _pause(state: tenacity.RetryCallState) -> float:
+    """Give the seconds until the next try: jittered, and not less than the cloud asks for."""
+    error = state.outcome.exception() if state.outcome else None
+    asked = error.detail.get("retry_after", 0.0) if isinstance(error, exception.CloudError) else 0.0
+    return max(_jitter(state), min(asked, _LONGEST_RETRY_AFTER))
 
 
 @tenacity.retry(
     retry=tenacity.retry_if_exception(_may_pass),
     stop=tenacity.stop_after_attempt(ATTEMPTS),
-    wait=tenacity.wait_random_exponential(multiplier=_FIRST_PAUSE, max=_LONGEST_PAUSE),
+    wait=_pause,
     reraise=True,
 )
 def _repeatedly(proxy: sdk_proxy.Proxy, method: str, path: str, what: str, **kwargs: Any) -> requests.Response:
@@ -47,6 +60,8 @@ def _once(proxy: sdk_proxy.Proxy, method: str, path: str, what: str, **kwargs: A
         response = proxy.request(path, method, raise_exc=False, connect_retries=0, status_code_retries=0, **kwargs)
     except ksa.Unauthorized as error:
         raise exception.Unauthorized(f"Could not {what}: the cloud refused the credentials: {error}") from error
+    except ksa.ConnectTimeout as error:
+        raise exception.CloudError(f"Could not {what}: {error}", timeout=True) from error
     except (ksa.ConnectionError, ksa.DiscoveryFailure, ksa.HttpError, sdk.SDKException) as error:
         raise exception.CloudError(f"Could not {what}: {error}") from error
     except ksa.ClientException as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import cookiejar
 from typing import Any
 
 import openstack
@@ -12,6 +13,7 @@ from keystoneauth1 import session as ks_session
 from openstack import connection as sdk_connection
 from oslo_config import cfg
 
+from cml_nova import exception
 from cml_nova.conf import cloud as cloud_conf
 
 _APP = "cml_nova"
@@ -24,19 +26,22 @@ def service_connection(conf: cfg.ConfigOpts) -> sdk_connection.Connection:
 
     Nothing is sent until first use; then one token serves until it expires or is refused. Threads may share the connection.
 
-    :raises keystoneauth1.exceptions.ClientException, openstack.exceptions.ConfigException: the options don't make an account.
+    :raises CloudRefused, keystoneauth1.exceptions.ClientException, openstack.exceptions.ConfigException: the options don't make an
+        account.
     """
     options = conf.cloud
     if options.cloud:
         connection = openstack.connect(cloud=options.cloud, region_name=options.region_name, interface=options.interface, app_name=_APP,
                                        api_timeout=options.request_timeout, load_envvars=False)
-        _widen(connection.session.session)
+        _prepare(connection.session.session)
         return connection
     cloud_conf.register_auth_opts(conf)
     auth = ks_loading.load_auth_from_conf_options(conf, cloud_conf.GROUP)
+    if auth is None:
+        raise exception.CloudRefused("The group [cloud] names no account: set cloud, or auth_type and what it needs.")
     session = ks_loading.load_session_from_conf_options(conf, cloud_conf.GROUP, auth=auth)
     session.timeout = options.request_timeout
-    _widen(session.session)
+    _prepare(session.session)
     return _connection(options, session)
 
 
@@ -51,7 +56,7 @@ class UserConnections:
         self._options = conf.cloud
         self._template = ks_loading.load_session_from_conf_options(conf, cloud_conf.GROUP)
         self._http = self._template.session
-        _widen(self._http)
+        _prepare(self._http)
 
     def connect(self, auth: ks_plugin.BaseAuthPlugin) -> sdk_connection.Connection:
         """Connect as the user; makes no token request.
@@ -73,7 +78,8 @@ def _connection(options: Any, session: ks_session.Session) -> sdk_connection.Con
     return sdk_connection.Connection(session=session, region_name=options.region_name, interface=options.interface, app_name=_APP)
 
 
-def _widen(http: requests.Session) -> None:
-    """Keep as many connections alive as there may be threads: a discarded one costs a handshake."""
+def _prepare(http: requests.Session) -> None:
+    """Keep as many connections alive as there may be threads (a discarded one costs a handshake), and no cookies: users share it."""
+    http.cookies.set_policy(cookiejar.DefaultCookiePolicy(allowed_domains=[]))
     for scheme in list(http.adapters):
         http.mount(scheme, ks_session.TCPKeepAliveAdapter(pool_maxsize=_POOL))

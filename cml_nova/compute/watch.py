@@ -104,7 +104,7 @@ class ServerWatch:
                 self._changed.wait()
             poll = self._poll
         if poll.error:
-            raise poll.error
+            raise _again(poll.error)
         return poll.by_job.get(job_id, [])
 
     def wait(self, job_id: str, predicate: Predicate, timeout: float, wake: threading.Event | None = None, *,
@@ -135,7 +135,9 @@ class ServerWatch:
                     break
                 self._changed.wait(min(left, _WAKE_CHECK) if wake else left)
             if seen == begun:
-                raise self._poll.error or exception.CloudError(f"No answer from the cloud about the servers of job {job_id} in time.")
+                if self._poll.error:
+                    raise _again(self._poll.error)
+                raise exception.CloudError(f"The cloud did not answer in time about the servers of job {job_id}.")
             return self._good.by_job.get(job_id, [])
 
     def _check_running(self) -> None:
@@ -197,3 +199,10 @@ class ServerWatch:
                 if self._stopped:
                     return
             self.look()
+
+
+def _again(error: exception.CMLError) -> exception.CMLError:
+    """Copy the poller's error: each waiting thread raises its own."""
+    copy = type(error)(error.message, **error.detail)
+    copy.__cause__ = error
+    return copy
