@@ -1,0 +1,57 @@
+"""The stack that functional tests share: one cloud and one service for the whole session.
+
+``CML_TEST_STACK=daemons`` runs the same tests over a real bus and database: the service's daemons as processes of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.harness.client import Client
+from tests.harness.cloud import LocalCloud
+from tests.harness.stack import Stack, make_stack
+from tests.harness.training import Gate
+
+
+@pytest.fixture(scope="session")
+def session_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with make_stack(tmp_path_factory.mktemp("stack")) as stack:
+        yield stack
+
+
+@pytest.fixture
+def stack(session_stack: Stack) -> Iterator[Stack]:
+    """The shared stack; after the test, nothing that it started may be left."""
+    with session_stack.guarded():
+        yield session_stack
+
+
+@pytest.fixture
+def cloud(stack: Stack) -> LocalCloud:
+    return stack.cloud
+
+
+@pytest.fixture
+def client(stack: Stack) -> Client:
+    return stack.demo
+
+
+@pytest.fixture
+def gate(stack: Stack) -> Iterator[Gate]:
+    """Where this test's scripts wait; closed before the stack is looked over."""
+    with Gate() as gate:
+        yield gate
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """Show the ends of the daemons' logs with a test that failed."""
+    report = yield
+    stack = getattr(item, "funcargs", {}).get("session_stack")
+    if report.failed and stack is not None:
+        for name, text in stack.logs().items():
+            report.sections.append((f"end of the log of {name}", text))
+    return report

@@ -1,0 +1,29 @@
+"""The processes in the local cloud's machines, as the host sees them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def processes(cloud_directory: Path) -> list[str]:
+    """List the processes whose home is inside the cloud's state directory: process id and command line."""
+    mark = f"HOME={cloud_directory}/".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            if mark in (entry / "environ").read_bytes():
+                found.append(f"{entry.name} {(entry / 'cmdline').read_bytes().replace(bytes(1), b' ').decode(errors='replace')}")
+        except OSError:
+            continue  # it has ended, or is another user's
+    return found
+
+
+def alive(pid: int) -> bool:
+    """Tell whether a process runs (a zombie does not)."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] not in ("Z", "X")

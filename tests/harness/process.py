@@ -1,0 +1,76 @@
+"""A daemon under test: a process of its own, its output in a file."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+
+class Daemon:
+    """A process that is started, killed and started again."""
+
+    def __init__(self, name: str, command: Sequence[str], log_path: Path, env: Mapping[str, str] | None = None) -> None:
+        self.name = name
+        self.log_path = log_path
+        self._command = [str(Path(sys.executable).parent / command[0]), *command[1:]]
+        self._env = {**os.environ, **(env or {})}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, f"{self.name} was not started"
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start it. Whoever needs it ready waits for that in the way that its clients see."""
+        assert not self.alive, f"{self.name} runs already"
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._env)
+
+    def kill(self) -> None:
+        """End it the way that leaves it no time for anything."""
+        assert self._process is not None and self.alive, f"{self.name} is dead already; its log: {self.log_path}"
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self, timeout: float = 30) -> int:
+        """Ask it to end, and give its exit code. :raises AssertionError: it does not end in time; it is killed then."""
+        if self._process is None:
+            return 0
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            raise AssertionError(f"{self.name} did not end within {timeout} s of TERM; its log: {self.log_path}") from None
+
+    def check(self) -> None:
+        """:raises AssertionError: it has ended by itself."""
+        assert self.alive, f"{self.name} ended by itself; the end of its log:\n{tail(self.log_path)}"
+
+
+def tail(path: Path, size: int = 6000) -> str:
+    """Give the end of a file."""
+    if not path.exists():
+        return "(no log)"
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - size))
+        return file.read().decode(errors="replace")
+
+
+def free_port() -> int:
+    """Give a TCP port of the loopback address that was free just now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])

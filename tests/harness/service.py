@@ -1,0 +1,189 @@
+"""The service under test in two shapes: all in one process, or daemons of their own on a real bus and database."""
+
+from __future__ import annotations
+
+import abc
+import secrets
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import requests
+import sqlalchemy as sa
+
+from tests.harness.cloud import LocalCloud
+from tests.harness.process import Daemon, free_port
+from tests.harness.waiting import until
+
+Options = Mapping[str, Mapping[str, Any]]
+
+#: intervals short enough for tests; everything else is as operators get it
+QUICK: Options = {
+    "cloud": {"poll_fast": 0.1, "poll_slow": 0.5, "network": "local-net"},
+    "conductor": {"lease_time": 6, "sweep_interval": 0.5, "queue_retry_min": 0.5, "queue_retry_max": 2, "orphan_interval": 3600},
+    "worker": {"heartbeat_interval": 1, "drain_timeout": 5},
+    "remote": {"connect_timeout": 5, "unreachable_after": 6, "stop_grace": 2},
+}
+
+
+class Service(abc.ABC):
+    """The service behind one endpoint.
+
+    :param options: option group -> name -> value, over ``QUICK``.
+    """
+
+    def __init__(self, directory: Path, cloud: LocalCloud, port: int, transport_url: str, database_url: str,
+                 options: Options | None = None) -> None:
+        self.directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
+        self.url = f"http://127.0.0.1:{port}"
+        self.config_file = directory / "cml_nova.conf"
+        self._config(cloud, port, transport_url, database_url, options or {})
+
+    @property
+    @abc.abstractmethod
+    def daemons(self) -> list[Daemon]:
+        """Every process of the service."""
+
+    @abc.abstractmethod
+    def prepare(self) -> None:
+        """Do what an operator does once, before the first start."""
+
+    def start(self) -> None:
+        """Start what is not running, and wait until the API answers."""
+        for daemon in self.daemons:
+            if not daemon.alive:
+                daemon.start()
+        until(self._ready, 60, "the service's API")
+
+    def stop(self) -> None:
+        for daemon in self.daemons:
+            daemon.stop()
+
+    def kill(self) -> None:
+        """kill -9 of every process."""
+        for daemon in self.daemons:
+            daemon.kill()
+
+    def _ready(self) -> bool:
+        for daemon in self.daemons:
+            daemon.check()
+        try:
+            return requests.get(self.url + "/", timeout=5).status_code in (200, 300)
+        except requests.ConnectionError:
+            return False
+
+    def _config(self, cloud: LocalCloud, port: int, transport_url: str, database_url: str, options: Options) -> None:
+        # Users and projects are named with their domains; keystonemiddleware and keystoneauth read the same options.
+        auth = {"auth_type": "password", **cloud.credentials("local-service")}
+        groups: dict[str, dict[str, Any]] = {
+            "DEFAULT": {"transport_url": transport_url, "debug": True},
+            "database": {"connection": database_url},
+            "keystone_authtoken": {**auth, "www_authenticate_uri": auth["auth_url"]},
+            "cloud": {**auth, "deployment": f"test-{secrets.token_hex(4)}"},
+            "storage": {"path": self.directory / "storage"},
+            "secrets": {"key_file": self.directory / "fernet.keys"},
+            "api": {"standalone_host": "127.0.0.1", "standalone_port": port},
+        }
+        for source in (QUICK, options):
+            for group, values in source.items():
+                groups.setdefault(group, {}).update(values)
+        lines = []
+        for group, values in groups.items():
+            lines += [f"[{group}]", *(f"{name} = {value}" for name, value in values.items()), ""]
+        self.config_file.write_text("\n".join(lines))
+        self.config_file.chmod(0o600)
+
+    def manage(self, *args: str) -> str:
+        """Run cml-nova-manage; give what it prints."""
+        command = [str(Path(sys.executable).parent / "cml-nova-manage"), "--config-file", str(self.config_file), *args]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{args} ended with {done.returncode}:\n{done.stderr}"
+        return done.stdout
+
+
+class Standalone(Service):
+    """Everything in one process, with SQLite and a bus in memory."""
+
+    def __init__(self, directory: Path, cloud: LocalCloud, port: int, options: Options | None = None) -> None:
+        super().__init__(directory, cloud, port, "fake:/", f"sqlite:///{directory}/cml_nova.sqlite", options)
+        self.daemon = Daemon("standalone", ["cml-nova-standalone", "--config-file", str(self.config_file)], directory / "standalone.log")
+
+    @property
+    def daemons(self) -> list[Daemon]:
+        return [self.daemon]
+
+    def prepare(self) -> None:
+        """Nothing: it sets itself up."""
+
+
+class Daemons(Service):
+    """An api, conductors and workers as processes of their own.
+
+    :param transport_url: of a RabbitMQ broker.
+    :param server_url: of a MariaDB or PostgreSQL server; a new database on it is used and dropped at the end.
+    """
+
+    def __init__(self, directory: Path, cloud: LocalCloud, port: int, transport_url: str, server_url: str,
+                 options: Options | None = None, conductors: int = 2, workers: int = 2) -> None:
+        self.database = Database(server_url)
+        super().__init__(directory, cloud, port, transport_url, self.database.url, options)
+        config = ["--config-file", str(self.config_file)]
+        self.api = Daemon("api", ["waitress-serve", f"--listen=127.0.0.1:{port}", "--threads=16", "cml_nova.wsgi.api:application"],
+                          directory / "api.log", {"CML_NOVA_CONFIG_FILES": str(self.config_file)})
+        self.conductors = [Daemon(f"conductor-{i}", ["cml-nova-conductor", *config], directory / f"conductor-{i}.log")
+                           for i in range(conductors)]
+        self.workers = [Daemon(f"worker-{i}", ["cml-nova-worker", *config], directory / f"worker-{i}.log") for i in range(workers)]
+
+    @property
+    def daemons(self) -> list[Daemon]:
+        return [*self.conductors, *self.workers, self.api]
+
+    def prepare(self) -> None:
+        self.database.create()
+        self.manage("db", "sync")
+        self.manage("secrets", "create")
+
+    def stop(self) -> None:
+        try:
+            super().stop()
+        finally:
+            self.database.drop()
+
+
+class Database:
+    """A database of its own on a given server."""
+
+    def __init__(self, server_url: str) -> None:
+        self._server = sa.make_url(server_url)
+        self.name = f"cml_test_{secrets.token_hex(6)}"
+        self.url = self._server.set(database=self.name).render_as_string(hide_password=False)
+
+    def create(self) -> None:
+        character_set = " CHARACTER SET utf8mb4" if self._server.get_backend_name() == "mysql" else ""
+        self._execute(f"CREATE DATABASE {self.name}{character_set}")
+
+    def drop(self) -> None:
+        force = " WITH (FORCE)" if self._server.get_backend_name() == "postgresql" else ""
+        self._execute(f"DROP DATABASE {self.name}{force}")
+
+    def _execute(self, statement: str) -> None:
+        engine = sa.create_engine(self._server, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.execute(sa.text(statement))
+        engine.dispose()
+
+
+def make_service(stack: str, directory: Path, cloud: LocalCloud, port: int | None = None, *, environ: Mapping[str, str],
+                 options: Options | None = None) -> Service:
+    """Make the service in the shape that a test run asks for.
+
+    :param stack: standalone or daemons.
+    :param environ: where the URLs of the servers that daemons need are found.
+    """
+    if stack == "standalone":
+        return Standalone(directory, cloud, port or free_port(), options)
+    assert stack == "daemons", f"CML_TEST_STACK is standalone or daemons, not {stack!r}"
+    return Daemons(directory, cloud, port or free_port(), environ["CML_TEST_RABBIT_URL"], environ["CML_TEST_DATABASE_URL"], options)
