@@ -1,0 +1,298 @@
+"""Runs the guests of the local cloud in one thread with an asyncio loop, whatever their number."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import ipaddress
+import logging
+import os
+import re
+import shutil
+import threading
+import uuid
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import asyncssh
+
+from cml_nova.localcloud.guest import AddressInUse, Guest, read_user_data
+from cml_nova.localcloud.images import ImageStore
+from cml_nova.localcloud.processes import MARKER, ProcessesRemain, ProcessTable
+
+__all__ = ["FAULTS", "AddressInUse", "Hypervisor", "HypervisorError", "ProcessesRemain"]
+
+T = TypeVar("T")
+
+FAULTS = ("crash", "hang", "resume", "cut", "mend", "rekey")
+
+_SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
+_SERVER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
+
+# The machine-level commands of a guest. They stand before the system's own in PATH, which would act on the real machine.
+_POWEROFF = f"""#!/bin/sh
+# Shuts this guest of the local cloud down.
+exec echo "${{{MARKER}##*/}}" > '{{fifo}}'
+"""
+_SYSTEMCTL = """#!/bin/sh
+case "$1" in
+    poweroff|halt) exec poweroff ;;
+esac
+echo "System has not been booted with systemd as init system (PID 1). Can't operate." >&2
+exit 1
+"""
+_SUDO = """#!/bin/sh
+# Everybody is root in a guest: run the command as it is.
+while :; do
+    case "$1" in
+        -[ugpCDRrTthU]) shift 2 ;;
+        -*) shift ;;
+        *=*) export "$1"; shift ;;
+        *) break ;;
+    esac
+done
+exec "$@"
+"""
+_PROGRAMS = {
+    "poweroff": _POWEROFF, "shutdown": _POWEROFF, "halt": _POWEROFF, "systemctl": _SYSTEMCTL, "systemd-run": _SYSTEMCTL, "sudo": _SUDO,
+}
+
+
+class HypervisorError(Exception):
+    """A request makes no sense for the guest's state, or the state directory is in use."""
+
+
+class Hypervisor:
+    """All methods are thread-safe and return when the thing is done.
+
+    :param state_dir: holds the guests' directories and this cloud's instance id. One hypervisor at a time uses it.
+    :param ssh_port: the port of every guest's SSH server.
+    :param on_power_off: is called with the server's id, in a thread of its own, after a guest has shut itself down.
+    """
+
+    def __init__(
+        self, state_dir: Path, images: ImageStore, ssh_port: int = 2200, on_power_off: Callable[[str], None] | None = None,
+        log: logging.Logger | None = None,
+    ) -> None:
+        self._dir = state_dir.absolute()
+        self._guests_dir = self._dir / "guests"
+        self._bin = self._dir / "bin"
+        self._fifo = self._dir / "power"
+        self._images = images
+        self._port = ssh_port
+        self._on_power_off = on_power_off
+        self._log = log or logging.getLogger(__name__)
+        self._guests: dict[str, Guest] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    # Life
+
+    def start(self) -> None:
+        """Start the loop's thread, after killing what is left of the guests of a run that did not end properly.
+
+        :raises HypervisorError: another process uses the state directory.
+        :raises ProcessesRemain: a left-over process can't be killed.
+        """
+        self._guests_dir.mkdir(parents=True, exist_ok=True)
+        self._lock_file = self._lock_state_dir()
+        self._processes = ProcessTable(self._instance())
+        self._processes.kill()
+        self._write_programs()
+        asyncssh.set_log_level(logging.WARNING)  # it logs every command, with whatever secrets are in it
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, args=(self._loop,), name="hypervisor", daemon=True)
+        self._thread.start()
+        self._call(self._watch_power())
+
+    def stop(self) -> None:
+        """Power every guest off, kill its processes, end the thread. The guests' files stay."""
+        loop = self._loop
+        if not loop:
+            return
+        try:
+            self._call(self._power_off_all())
+        finally:
+            self._loop = None
+            loop.call_soon_threadsafe(loop.stop)
+            self._thread.join()
+            os.close(self._power)
+            self._lock_file.close()
+
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
+        loop.run_forever()
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+
+    def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        if not self._loop:
+            coroutine.close()
+            raise HypervisorError("the hypervisor is not running")
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    # Guests
+
+    def boot(
+        self, server_id: str, address: str, image: str, user_data: bytes | None, hostname: str, metadata: dict[str, Any]
+    ) -> None:
+        """Start a guest; one that is off starts again with the files it had.
+
+        :param image: name of a built image.
+        :param user_data: a cloud-config, as bytes (not base64).
+        :raises AddressInUse: take another address.
+        :raises ImageError: the image is unknown or not built.
+        :raises HypervisorError: the server's id or address is not valid, or the guest runs already.
+        """
+        if not _SERVER_ID.fullmatch(server_id):
+            raise HypervisorError(f"'{server_id}' is no server id: only letters, digits and '-', 64 at most")
+        if not ipaddress.IPv4Address(address).is_loopback:
+            raise HypervisorError(f"{address} is no loopback address: guests listen on the machine's own network only")
+        path = f"{self._images.get(image).bin}:{self._bin}:{_SYSTEM_PATH}"
+        login = read_user_data(user_data, self._log)
+        guest = Guest(
+            server_id, address, self._port, hostname, home=self._guests_dir / server_id, path=path,
+            marker=self._processes.marker(server_id), login=login, log=self._log,
+        )
+        self._call(self._boot(guest, metadata))
+
+    def destroy(self, server_id: str) -> None:
+        """Power a guest off, kill its processes, delete its files. Unknown and already destroyed ones are fine.
+
+        :raises ProcessesRemain: a process can't be killed; call again.
+        """
+        if _SERVER_ID.fullmatch(server_id):
+            self._call(self._destroy(server_id))
+
+    def fault(self, server_id: str, fault: str) -> None:
+        """Do something bad to a guest, or make it good again.
+
+        :param fault: one of :data:`FAULTS`.
+        :raises HypervisorError: no such fault, or no such guest, or it is off.
+        """
+        if fault not in FAULTS:
+            raise HypervisorError(f"there is no fault '{fault}'; there are: {', '.join(FAULTS)}")
+        self._call(self._fault(server_id, fault))
+
+    def alive(self, server_id: str) -> bool:
+        """Whether the guest is powered on (a hung or cut-off one is)."""
+        guest = self._guests.get(server_id)
+        return bool(guest and guest.on)
+
+    # In the loop's thread
+
+    async def _boot(self, guest: Guest, metadata: dict[str, Any]) -> None:
+        async with self._lock(guest.server_id):
+            if self.alive(guest.server_id):
+                raise HypervisorError(f"the server {guest.server_id} is running")
+            await guest.power_on(metadata)
+            self._guests[guest.server_id] = guest
+
+    async def _destroy(self, server_id: str) -> None:
+        async with self._lock(server_id):
+            await self._power_off(server_id)
+            await asyncio.to_thread(_remove, self._guests_dir / server_id)
+            self._guests.pop(server_id, None)
+        self._locks.pop(server_id, None)
+
+    async def _power_off(self, server_id: str) -> None:
+        guest = self._guests.get(server_id)
+        if guest:
+            guest.power_off()
+            if guest.processes_seen:
+                await asyncio.to_thread(self._processes.kill, server_id)
+
+    async def _power_off_all(self) -> None:
+        for guest in self._guests.values():
+            guest.power_off()
+        await asyncio.to_thread(self._processes.kill)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._guests.clear()
+        if self._loop:
+            self._loop.remove_reader(self._power)
+
+    async def _fault(self, server_id: str, fault: str) -> None:
+        async with self._lock(server_id):
+            guest = self._guests.get(server_id)
+            if not guest or not guest.on:
+                raise HypervisorError(f"the server {server_id} is not running")
+            match fault:
+                case "crash":
+                    await self._power_off(server_id)
+                case "hang":
+                    guest.hang()
+                    await asyncio.to_thread(self._processes.stop, server_id)
+                case "resume":
+                    await asyncio.to_thread(self._processes.resume, server_id)
+                    await guest.resume()
+                case "cut":
+                    guest.cut()
+                case "mend":
+                    await guest.mend()
+                case "rekey":
+                    await guest.rekey()
+
+    def _lock(self, server_id: str) -> asyncio.Lock:
+        return self._locks.setdefault(server_id, asyncio.Lock())
+
+    # A guest that shuts itself down
+
+    async def _watch_power(self) -> None:
+        # Open for writing too: so there is a reader for ever, and never an end of file.
+        self._power = os.open(self._fifo, os.O_RDWR | os.O_NONBLOCK)
+        asyncio.get_running_loop().add_reader(self._power, self._on_power)
+
+    def _on_power(self) -> None:
+        for server_id in os.read(self._power, 65536).decode(errors="replace").split():
+            if self.alive(server_id):
+                task = asyncio.get_running_loop().create_task(self._shut_down(server_id))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def _shut_down(self, server_id: str) -> None:
+        self._log.info("server %s shuts down", server_id)
+        try:
+            async with self._lock(server_id):
+                await self._power_off(server_id)
+            if self._on_power_off:
+                await asyncio.to_thread(self._on_power_off, server_id)
+        except Exception:
+            self._log.exception("server %s: shutting down failed", server_id)
+
+    # The state directory
+
+    def _lock_state_dir(self) -> IO[str]:
+        file = (self._dir / "hypervisor.lock").open("a")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise HypervisorError(f"another local cloud runs with the state directory {self._dir}; use another one or stop it") from None
+        return file
+
+    def _instance(self) -> str:
+        """What tells this cloud's processes from another's; stays the same over restarts."""
+        path = self._dir / "instance"
+        if not path.exists():
+            temporary = self._dir / "instance.tmp"
+            temporary.write_text(uuid.uuid4().hex)
+            temporary.rename(path)
+        return path.read_text().strip()
+
+    def _write_programs(self) -> None:
+        self._bin.mkdir(exist_ok=True)
+        for name, text in _PROGRAMS.items():
+            (self._bin / name).write_text(text.replace("{fifo}", str(self._fifo).replace("'", "'\\''")))
+            (self._bin / name).chmod(0o755)
+        self._fifo.unlink(missing_ok=True)
+        os.mkfifo(self._fifo, 0o600)
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(path)

@@ -1,0 +1,161 @@
+"""The processes of guests: found by a marker in their environment, however far they have detached themselves.
+
+Every command in a guest starts with ``CML_LOCALCLOUD_GUEST=<instance>/<server id>`` in its environment and as the leader of
+its own session. A process belongs to a guest if it carries the marker, or has a parent or a session that does. Only a process that
+clears its environment, leaves its session and loses its parent between two looks escapes.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+MARKER = "CML_LOCALCLOUD_GUEST"
+_ATTEMPTS = 300
+_PAUSE = (0.002, 0.05)  # seconds between two looks: at first, at most
+_STOPPED = "tT"
+_DEAD = "ZXx"
+
+
+class ProcessesRemain(Exception):
+    """Processes of a guest did not do what the signal asks for; the message names them."""
+
+
+class Process(NamedTuple):
+    """One process. ``start`` (clock ticks since boot) makes ``pid`` unique over its reuse."""
+
+    pid: int
+    start: int
+    state: str
+    parent: int
+    session: int
+    guest: str | None
+
+
+class ProcessTable:
+    """The processes of one local cloud's guests.
+
+    :param instance: tells this cloud's guests from another's on the same machine.
+    """
+
+    def __init__(self, instance: str) -> None:
+        self._prefix = f"{MARKER}={instance}/".encode()
+        self._instance = instance
+        self._known: dict[tuple[int, int], str] = {}
+
+    def marker(self, guest: str) -> str:
+        """The value of the environment variable :data:`MARKER` for a guest's processes."""
+        return f"{self._instance}/{guest}"
+
+    def of(self, guest: str | None) -> list[Process]:
+        """The living processes of a guest, or of all guests of this cloud (None)."""
+        everything = self._scan()
+        owners = self._owners(everything)
+        self._known = {(process.pid, process.start): owners[process.pid] for process in everything if process.pid in owners}
+        return [process for process in everything if process.pid in owners and guest in (None, owners[process.pid])]
+
+    def kill(self, guest: str | None = None) -> None:
+        """Kill them all; returns when none is left.
+
+        :raises ProcessesRemain: some can't be killed.
+        """
+        self._signal(guest, signal.SIGKILL, lambda process: True)
+
+    def stop(self, guest: str) -> None:
+        """Freeze them all (SIGSTOP); returns when each one stands still."""
+        self._signal(guest, signal.SIGSTOP, lambda process: process.state not in _STOPPED)
+
+    def resume(self, guest: str) -> None:
+        """Let frozen ones go on (SIGCONT)."""
+        self._signal(guest, signal.SIGCONT, lambda process: process.state in _STOPPED)
+
+    def _signal(self, guest: str | None, number: signal.Signals, concerns: Callable[[Process], bool]) -> None:
+        quiet, pause = 0, _PAUSE[0]
+        for _ in range(_ATTEMPTS):
+            pending = [process for process in self.of(guest) if concerns(process)]
+            for process in pending:
+                _send(process, number)
+            # A process in the middle of execve() shows no environment for an instant: one empty look proves nothing.
+            quiet = 0 if pending else quiet + 1
+            if quiet == 2:
+                return
+            time.sleep(pause)
+            pause = min(2 * pause, _PAUSE[1]) if pending else _PAUSE[0]
+        names = ", ".join(f"{process.pid} ({process.state})" for process in pending)
+        raise ProcessesRemain(f"{number.name} did not reach all processes of {guest or 'the guests'}: {names or 'new ones kept coming'}")
+
+    def _scan(self) -> list[Process]:
+        own = os.getpid()
+        found = (self._look(int(name)) for name in os.listdir("/proc") if name.isdigit())
+        return [process for process in found if process and process.pid != own and process.state not in _DEAD]
+
+    def _look(self, pid: int) -> Process | None:
+        """One process; None if it has gone."""
+        try:
+            stat = _read(f"/proc/{pid}/stat")
+            environ = _read(f"/proc/{pid}/environ")
+        except PermissionError:  # another user's: no guest of ours
+            environ = b""
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        # The command's name in parentheses may hold anything, so count the fields from its end.
+        fields = stat[stat.rindex(b")") + 2 :].split()
+        return Process(pid, int(fields[19]), fields[0].decode(), int(fields[1]), int(fields[3]), self._guest_in(environ))
+
+    def _guest_in(self, environ: bytes) -> str | None:
+        at = 0 if environ.startswith(self._prefix) else environ.find(b"\0" + self._prefix) + 1
+        if not at and not environ.startswith(self._prefix):
+            return None
+        return environ[at + len(self._prefix) :].partition(b"\0")[0].decode(errors="replace")
+
+    def _owners(self, everything: list[Process]) -> dict[int, str]:
+        """pid → guest: marked ones, remembered ones, and those that have a parent or a session among these."""
+        owners: dict[int, str] = {}
+        sessions: dict[int, str] = {}
+        for process in everything:
+            guest = process.guest or self._known.get((process.pid, process.start))
+            if guest:
+                owners[process.pid] = sessions[process.session] = guest
+        grown = bool(owners)
+        while grown:
+            grown = False
+            for process in everything:
+                guest = owners.get(process.parent) or sessions.get(process.session)
+                if guest and process.pid not in owners:
+                    owners[process.pid] = sessions[process.session] = guest
+                    grown = True
+        return owners
+
+
+def _send(process: Process, number: signal.Signals) -> None:
+    """Signal exactly this process, not a later one that got its pid."""
+    try:
+        handle = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return
+    try:
+        if _start_of(process.pid) == process.start:
+            signal.pidfd_send_signal(handle, number)
+    except (ProcessLookupError, FileNotFoundError):
+        return  # it has ended by itself, which is as good
+    finally:
+        os.close(handle)
+
+
+def _start_of(pid: int) -> int:
+    stat = _read(f"/proc/{pid}/stat")
+    return int(stat[stat.rindex(b")") + 2 :].split()[19])
+
+
+def _read(path: str) -> bytes:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        pieces = []
+        while piece := os.read(file, 65536):
+            pieces.append(piece)
+        return b"".join(pieces)
+    finally:
+        os.close(file)
