@@ -59,7 +59,8 @@ class Stack:
 
 
 @contextmanager
-def make_stack(directory: Path, *, environ: Mapping[str, str] = os.environ, shape: str | None = None, options: Options | None = None) -> Iterator[Stack]:
+def make_stack(directory: Path, *, environ: Mapping[str, str] = os.environ, shape: str | None = None,
+               options: Options | None = None) -> Iterator[Stack]:
     """Start a cloud and the service, and stop them at the end.
 
     :param shape: standalone or daemons; by default what ``CML_TEST_STACK`` says.
