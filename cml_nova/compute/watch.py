@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -34,12 +33,22 @@ class _Poll:
     error: exception.CMLError | None = None
 
 
+@dataclass
+class _Watched:
+    """A job that is watched: by how many, since when, and how many of them expect a change since when (by the clock)."""
+
+    since: float
+    watchers: int = 0
+    expecting: int = 0
+    expecting_since: float = 0.0
+
+
 class ServerWatch:
     """Looks at the servers of the deployment while someone watches.
 
     The pace: never two looks closer than ``poll_fast``; while a watched job expects a change, 5 % of the time since the last
-    such expectation began, at most ``poll_slow``; otherwise ``poll_slow``. A look that is asked for by ``snapshot`` or a fresh
-    ``wait`` doesn't wait longer than ``poll_fast``. After failures the pause doubles up to ``poll_slow``.
+    such expectation began, at most ``poll_slow``; otherwise ``poll_slow``. The look that a ``snapshot`` waits for, and the first
+    one at a job, follow the last one by ``poll_fast``. After failures the pause doubles up to ``poll_slow``.
 
     :param clock: monotonic seconds.
     """
@@ -50,8 +59,7 @@ class ServerWatch:
         self._slow: float = conf.cloud.poll_slow
         self._clock = clock
         self._changed = threading.Condition()
-        self._watchers: Counter[bool] = Counter()  # expects a change? -> how many
-        self._expecting_since = 0.0
+        self._jobs: dict[str, _Watched] = {}
         self._wanted_since: float | None = None
         self._poll = _Poll(started=float("-inf"))
         self._good = self._poll
@@ -74,17 +82,28 @@ class ServerWatch:
 
     @contextmanager
     def watch(self, job_id: str, *, expect_change: bool = False) -> Iterator[None]:
-        """Keep looking while the context is open, at a faster pace where a change is expected."""
+        """Keep looking while the context is open, at a faster pace where a change is expected.
+
+        Contexts of a job may be nested; the expectation counts from the outermost one that has it.
+        """
         with self._changed:
-            self._watchers[expect_change] += 1
+            job = self._jobs.setdefault(job_id, _Watched(self._clock()))
+            job.watchers += 1
             if expect_change:
-                self._expecting_since = self._clock()
+                job.expecting += 1
+                if job.expecting == 1:
+                    job.expecting_since = self._clock()
+            if job.watchers == 1:
+                self._want(job.since)
             self._changed.notify_all()
         try:
             yield
         finally:
             with self._changed:
-                self._watchers[expect_change] -= 1
+                job.watchers -= 1
+                job.expecting -= expect_change
+                if not job.watchers:
+                    del self._jobs[job_id]
 
     def poke(self) -> None:
         """Let everybody who waits look at its ``wake`` event now."""
@@ -107,38 +126,42 @@ class ServerWatch:
             raise _again(poll.error)
         return poll.by_job.get(job_id, [])
 
+    def latest(self, job_id: str, newer_than: float) -> list[Server] | None:
+        """Give the job's servers as of the last good look, if that started after ``newer_than``; asks for none."""
+        with self._changed:
+            return self._good.by_job.get(job_id, []) if self._good.started > newer_than else None
+
     def wait(self, job_id: str, predicate: Predicate, timeout: float, wake: threading.Event | None = None, *,
              expect_change: bool = True) -> list[Server]:
-        """Wait until looks that start from now on show servers that satisfy the predicate, and give them.
+        """Wait until a look that starts from now on shows servers that satisfy the predicate, and give them.
 
-        Failed looks are passed over. Gives the newest servers seen when the time is up or ``wake`` is set, so the caller asks its
-        question again.
+        Failed looks are passed over. When the time is up or ``wake`` is set it gives the servers of the last good look since the
+        job has been watched, so the caller asks its question again.
 
         :param timeout: seconds.
         :param wake: ends the wait; seen at once after ``poke()``, and within half a second without.
-        :raises CloudError: there was no good look at all.
+        :param expect_change: whether a change is expected any time now, which sets the pace.
+        :raises CloudError: there was no good look since the job has been watched. That is never an empty list.
         """
-        begun = self._clock()
+        begun = seen = self._clock()
         deadline = begun + timeout
-        seen = begun
         with self.watch(job_id, expect_change=expect_change), self._changed:
-            self._want(begun)
             while True:
                 self._check_running()
-                if self._good.started > seen:
-                    seen = self._good.started
-                    servers = self._good.by_job.get(job_id, [])
-                    if predicate(servers):
-                        return servers
+                good = self._good
+                if good.started > seen:
+                    seen = good.started
+                    if predicate(good.by_job.get(job_id, [])):
+                        break
                 left = deadline - self._clock()
                 if left <= 0 or (wake and wake.is_set()):
                     break
                 self._changed.wait(min(left, _WAKE_CHECK) if wake else left)
-            if seen == begun:
-                if self._poll.error:
-                    raise _again(self._poll.error)
-                raise exception.CloudError(f"The cloud did not answer in time about the servers of job {job_id}.")
-            return self._good.by_job.get(job_id, [])
+            if good.started > self._jobs[job_id].since:
+                return good.by_job.get(job_id, [])
+            if self._poll.error:
+                raise _again(self._poll.error)
+            raise exception.CloudError(f"The cloud did not answer in time about the servers of job {job_id}.")
 
     def _check_running(self) -> None:
         if self._stopped:
@@ -154,9 +177,9 @@ class ServerWatch:
         """Tell when the next look is due by the watch's clock; None while nobody watches."""
         if self._wanted_since is not None:
             gap = self._fast
-        elif self._watchers[True]:
-            gap = min(max(self._fast, _PACE * (self._clock() - self._expecting_since)), self._slow)
-        elif self._watchers[False]:
+        elif expecting := [job.expecting_since for job in self._jobs.values() if job.expecting]:
+            gap = min(max(self._fast, _PACE * (self._clock() - max(expecting))), self._slow)
+        elif self._jobs:
             gap = self._slow
         else:
             return None
