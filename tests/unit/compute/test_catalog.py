@@ -102,7 +102,8 @@ def test_an_id_goes_before_a_name(catalog: Catalog, cloud: FakeConnection) -> No
 
 
 def test_a_network(catalog: Catalog, cloud: FakeConnection) -> None:
-    cloud.network.answers = [(200, {"networks": [{"id": UUID, "name": "n"}]}), (200, {"networks": []}), (200, {"networks": [{"name": "net"}]})]
+    cloud.network.answers = [(200, {"networks": [{"id": UUID, "name": "n"}]}), (200, {"networks": []}),
+                             (200, {"networks": [{"name": "net"}]})]
     assert catalog.get_network("n") == UUID
     with pytest.raises(exception.NotFound, match="there are net"):
         catalog.get_network("nat")
