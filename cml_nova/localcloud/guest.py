@@ -21,16 +21,13 @@ from typing import Any
 import asyncssh
 import yaml
 
-from cml_nova.localcloud.processes import MARKER
+from cml_nova.localcloud.processes import MARKER, ProcessTable
+from cml_nova.localcloud.servers import AddressInUse
 from cml_nova.localcloud.sessions import Session
 
 _BACKLOG = 128
 _KEY = "ssh-ed25519"
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-class AddressInUse(Exception):
-    """Another server, or another program, listens on the address and port."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +77,12 @@ class Guest:
 
     :param home: its directory: home and working directory of every command.
     :param path: the PATH of every command.
-    :param marker: the value of the variable by which its processes are found.
+    :param processes: where its commands are entered, and what marks them.
     """
 
     def __init__(
-        self, server_id: str, address: str, port: int, hostname: str, *, home: Path, path: str, marker: str, login: Login,
-        log: logging.Logger,
+        self, server_id: str, address: str, port: int, hostname: str, *, home: Path, path: str, processes: ProcessTable,
+        login: Login, log: logging.Logger,
     ) -> None:
         self.server_id = server_id
         self.address = address
@@ -93,10 +90,11 @@ class Guest:
         self.home = home
         self.log = log
         self.on = False
-        self.processes_seen = False  # whether any command ever ran: a guest without needs no search for processes
+        self.commands: set[int] = set()  # the processes that sessions wait for
+        self.used = False  # whether any command ever ran: without, there is no need to look for processes
         self._port = port
         self._path = path
-        self._marker = marker
+        self._processes = processes
         self._host_key = login.host_key or asyncssh.generate_private_key(_KEY)
         self._authorized = asyncssh.import_authorized_keys("\n".join(login.authorized))
         self._connections: set[asyncssh.SSHServerConnection] = set()
@@ -110,8 +108,19 @@ class Guest:
         home = str(self.home)
         return {
             "HOME": home, "PWD": home, "PATH": self._path, "LANG": "C.UTF-8", "SHELL": "/bin/sh", "USER": user, "LOGNAME": user,
-            "HOSTNAME": self.hostname, MARKER: self._marker,
+            "HOSTNAME": self.hostname, MARKER: self._processes.marker(self.server_id),
         }
+
+    def began(self, pid: int) -> None:
+        """Note a command that a session has started."""
+        self.used = True
+        self.commands.add(pid)
+        self._processes.roots[pid] = self.server_id
+
+    def ended(self, pid: int) -> None:
+        """Forget a command, before it is reaped and its pid becomes somebody else's."""
+        self.commands.discard(pid)
+        self._processes.roots.pop(pid, None)
 
     # Power
 

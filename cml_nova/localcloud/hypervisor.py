@@ -9,10 +9,12 @@ import ipaddress
 import logging
 import os
 import re
+import resource
 import shutil
+import signal
 import threading
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -40,11 +42,22 @@ _SYSTEMCTL = """#!/bin/sh
 case "$1" in
     poweroff|halt) exec poweroff ;;
 esac
-echo "System has not been booted with systemd as init system (PID 1). Can't operate." >&2
+echo "This guest of the local cloud has no systemd." >&2
 exit 1
 """
+_SYSTEMD_RUN = """#!/bin/sh
+# Starts a command as a service of this guest: detached from whoever asks for it.
+while :; do
+    case "$1" in
+        -u|-p|-E|--unit|--property|--setenv|--slice|--description) shift 2 ;;
+        -*) shift ;;
+        *) break ;;
+    esac
+done
+setsid "$@" </dev/null >/dev/null 2>&1 &
+"""
 _SUDO = """#!/bin/sh
-# Everybody is root in a guest: run the command as it is.
+# Everybody may do everything in a guest: run the command as it is.
 while :; do
     case "$1" in
         -[ugpCDRrTthU]) shift 2 ;;
@@ -56,8 +69,9 @@ done
 exec "$@"
 """
 _PROGRAMS = {
-    "poweroff": _POWEROFF, "shutdown": _POWEROFF, "halt": _POWEROFF, "systemctl": _SYSTEMCTL, "systemd-run": _SYSTEMCTL, "sudo": _SUDO,
+    "poweroff": _POWEROFF, "shutdown": _POWEROFF, "halt": _POWEROFF, "systemctl": _SYSTEMCTL, "systemd-run": _SYSTEMD_RUN, "sudo": _SUDO,
 }
+_MAX_FILES = 65536
 
 
 class HypervisorError(Exception):
@@ -102,6 +116,7 @@ class Hypervisor:
         self._processes = ProcessTable(self._instance())
         self._processes.kill()
         self._write_programs()
+        _prepare_process()
         asyncssh.set_log_level(logging.WARNING)  # it logs every command, with whatever secrets are in it
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, args=(self._loop,), name="hypervisor", daemon=True)
@@ -155,7 +170,7 @@ class Hypervisor:
         login = read_user_data(user_data, self._log)
         guest = Guest(
             server_id, address, self._port, hostname, home=self._guests_dir / server_id, path=path,
-            marker=self._processes.marker(server_id), login=login, log=self._log,
+            processes=self._processes, login=login, log=self._log,
         )
         self._call(self._boot(guest, metadata))
 
@@ -171,7 +186,7 @@ class Hypervisor:
         """Do something bad to a guest, or make it good again.
 
         :param fault: one of :data:`FAULTS`.
-        :raises HypervisorError: no such fault, or no such guest, or it is off.
+        :raises HypervisorError: no such fault; or no such guest, or it is off (unless the fault is a crash).
         """
         if fault not in FAULTS:
             raise HypervisorError(f"there is no fault '{fault}'; there are: {', '.join(FAULTS)}")
@@ -202,13 +217,15 @@ class Hypervisor:
         guest = self._guests.get(server_id)
         if guest:
             guest.power_off()
-            if guest.processes_seen:
+            if guest.used:
                 await asyncio.to_thread(self._processes.kill, server_id)
+            await _all_reaped([guest])
 
     async def _power_off_all(self) -> None:
         for guest in self._guests.values():
             guest.power_off()
         await asyncio.to_thread(self._processes.kill)
+        await _all_reaped(self._guests.values())
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -219,11 +236,12 @@ class Hypervisor:
     async def _fault(self, server_id: str, fault: str) -> None:
         async with self._lock(server_id):
             guest = self._guests.get(server_id)
+            if fault == "crash":
+                await self._power_off(server_id)  # fine for one that is off
+                return
             if not guest or not guest.on:
                 raise HypervisorError(f"the server {server_id} is not running")
             match fault:
-                case "crash":
-                    await self._power_off(server_id)
                 case "hang":
                     guest.hang()
                     await asyncio.to_thread(self._processes.stop, server_id)
@@ -291,6 +309,24 @@ class Hypervisor:
             (self._bin / name).chmod(0o755)
         self._fifo.unlink(missing_ok=True)
         os.mkfifo(self._fifo, 0o600)
+
+
+async def _all_reaped(guests: Iterable[Guest]) -> None:
+    """Wait until the sessions have noticed that their killed commands have ended."""
+    while any(guest.commands for guest in guests):
+        await asyncio.sleep(0.002)
+
+
+def _prepare_process() -> None:
+    """Allow many guests' sockets, and see that guests don't inherit signals that a background job ignores."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+            if signal.getsignal(number) is signal.SIG_IGN:
+                signal.signal(number, lambda *_: None)  # exec makes the default of a handler, but leaves an ignored signal ignored
 
 
 def _remove(path: Path) -> None:

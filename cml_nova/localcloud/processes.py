@@ -2,13 +2,14 @@
 
 Every command in a guest starts with ``CML_LOCALCLOUD_GUEST=<instance>/<server id>`` in its environment and as the leader of
 its own session. A process belongs to a guest if it carries the marker, or has a parent or a session that does. Only a process that
-clears its environment, leaves its session and loses its parent between two looks escapes.
+clears its environment, leaves its session and loses its parent, all before anybody looks, escapes.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -45,6 +46,8 @@ class ProcessTable:
         self._prefix = f"{MARKER}={instance}/".encode()
         self._instance = instance
         self._known: dict[tuple[int, int], str] = {}
+        self._lock = threading.Lock()
+        self.roots: dict[int, str] = {}  # children of this very process → guest; whoever reaps one takes it out before
 
     def marker(self, guest: str) -> str:
         """The value of the environment variable :data:`MARKER` for a guest's processes."""
@@ -52,9 +55,10 @@ class ProcessTable:
 
     def of(self, guest: str | None) -> list[Process]:
         """The living processes of a guest, or of all guests of this cloud (None)."""
-        everything = self._scan()
-        owners = self._owners(everything)
-        self._known = {(process.pid, process.start): owners[process.pid] for process in everything if process.pid in owners}
+        with self._lock:
+            everything = self._scan()
+            owners = self._owners(everything)
+            self._known = {(process.pid, process.start): owners[process.pid] for process in everything if process.pid in owners}
         return [process for process in everything if process.pid in owners and guest in (None, owners[process.pid])]
 
     def kill(self, guest: str | None = None) -> None:
@@ -106,17 +110,15 @@ class ProcessTable:
         return Process(pid, int(fields[19]), fields[0].decode(), int(fields[1]), int(fields[3]), self._guest_in(environ))
 
     def _guest_in(self, environ: bytes) -> str | None:
-        at = 0 if environ.startswith(self._prefix) else environ.find(b"\0" + self._prefix) + 1
-        if not at and not environ.startswith(self._prefix):
-            return None
-        return environ[at + len(self._prefix) :].partition(b"\0")[0].decode(errors="replace")
+        _, found, rest = (b"\0" + environ).partition(b"\0" + self._prefix)
+        return rest.partition(b"\0")[0].decode(errors="replace") if found else None
 
     def _owners(self, everything: list[Process]) -> dict[int, str]:
-        """pid → guest: marked ones, remembered ones, and those that have a parent or a session among these."""
+        """pid → guest: marked ones, our own children, remembered ones, and those that have a parent or a session among these."""
         owners: dict[int, str] = {}
         sessions: dict[int, str] = {}
         for process in everything:
-            guest = process.guest or self._known.get((process.pid, process.start))
+            guest = process.guest or self.roots.get(process.pid) or self._known.get((process.pid, process.start))
             if guest:
                 owners[process.pid] = sessions[process.session] = guest
         grown = bool(owners)

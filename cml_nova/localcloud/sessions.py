@@ -43,6 +43,7 @@ class Session(asyncssh.SSHServerSession):
         self._stdin: int | None = None
         self._backlog = bytearray()
         self._eof = False
+        self._stalled = False  # the command does not take its input, so the channel is not read
         self._outputs: dict[int, Callable[[bytes], None]] = {}  # file descriptor → where its bytes go
         self._lost = False
 
@@ -87,7 +88,7 @@ class Session(asyncssh.SSHServerSession):
             self._guest.log.warning("server %s: a command could not be started: %s", self._guest.server_id, error)
             return False
         assert self._process
-        self._guest.processes_seen = True
+        self._guest.began(self._process.pid)
         self._ended = os.pidfd_open(self._process.pid)
         self._loop.add_reader(self._ended, self._on_end)
         for descriptor in self._outputs:
@@ -131,6 +132,7 @@ class Session(asyncssh.SSHServerSession):
         assert self._process
         self._loop.remove_reader(self._ended)
         os.close(self._ended)
+        self._guest.ended(self._process.pid)
         self._process.wait()
         while self._master in self._outputs:  # a terminal is over with its leader, whoever else still has it open
             if not self._on_output(self._master):
@@ -192,9 +194,8 @@ class Session(asyncssh.SSHServerSession):
         if self._sftp:
             self._sftp.data_received(data, datatype)
         elif self._stdin is not None:
-            waiting = bool(self._backlog)
             self._backlog += data
-            if not waiting:
+            if not self._stalled:
                 self._write()
 
     def eof_received(self) -> bool:
@@ -202,32 +203,33 @@ class Session(asyncssh.SSHServerSession):
             self._sftp.eof_received()
             # scp takes an SFTP session that ends without an exit status for a failed one.
             self._loop.call_soon(self._chan.exit, 0)
-        elif self._master is not None:
-            self._eof = True  # closing a terminal's master would hang up; the client's end of input does not
-        else:
+        elif self._master is None:  # closing a terminal would hang up, which the end of the client's input does not mean
             self._eof = True
             self._write()
         return True
 
     def _write(self) -> None:
+        """Hand the backlog to the command; what it can't take yet keeps the channel from being read."""
         if self._stdin is None:
             return
-        was_waiting = bool(self._backlog)
         try:
             while self._backlog:
                 del self._backlog[: os.write(self._stdin, self._backlog)]
         except BlockingIOError:
-            self._loop.add_writer(self._stdin, self._write)
-            self._chan.pause_reading()
+            if not self._stalled:
+                self._stalled = True
+                self._loop.add_writer(self._stdin, self._write)
+                self._chan.pause_reading()
             return
         except OSError:  # the command has closed its input: what comes for it is dropped, as sshd does
             self._backlog.clear()
             self._close_stdin()
-        if self._stdin is not None:
-            self._loop.remove_writer(self._stdin)
-            if self._eof and self._master is None:
-                self._close_stdin()
-        if was_waiting and not self._lost:
+        if self._eof:
+            self._close_stdin()
+        if self._stalled:
+            self._stalled = False
+            if self._stdin is not None:
+                self._loop.remove_writer(self._stdin)
             self._chan.resume_reading()
 
     def _close_stdin(self) -> None:
