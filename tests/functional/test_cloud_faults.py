@@ -1,0 +1,127 @@
+"""The cloud fails in the ways that clouds fail: answers lost, servers broken, deletes refused, tokens dead."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.harness.client import Client
+from tests.harness.cloud import LocalCloud
+from tests.harness.training import TICK, WAIT, Gate, document
+from tests.harness.waiting import until
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_create_whose_answer_is_lost_makes_no_second_set_of_servers(client: Client, cloud: LocalCloud, gate: Gate, workers: int) -> None:
+    cloud.fault("http", service="compute", method="POST", path="^/servers$", status=503, when="after", count=1)
+    job_id = client.submit(document(workers=workers, env=gate.env), gate.files(WAIT))
+    gate.expect(workers)
+    assert len(cloud.servers(job_id)) == workers
+    gate.open()
+    client.succeed(job_id)
+
+
+def test_create_that_is_refused_for_a_while_is_tried_again(client: Client, cloud: LocalCloud) -> None:
+    cloud.fault("http", service="compute", method="POST", path="^/servers$", status=503, when="before", count=3)
+    client.succeed(client.submit(document(), {"train.py": ""}))
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_every_service_fails_now_and_then(client: Client, cloud: LocalCloud, method: str) -> None:
+    job_id = client.submit(document(), {"train.py": "import time; time.sleep(1)"})
+    for service in ("compute", "network"):
+        cloud.fault("http", service=service, method=method, path=".", status=500, when="before", count=2)
+        cloud.fault("http", service=service, method=method, path=".", status=503, when="after", count=2)
+    client.succeed(job_id)
+
+
+def test_server_that_fails_to_boot_is_replaced(client: Client, cloud: LocalCloud) -> None:
+    cloud.fault("boot", result="error", count=1)
+    job_id = client.submit(document(workers=2), {"train.py": "print('ran')"})
+    client.succeed(job_id)
+    assert [client.log(job_id, f"worker:{i}") for i in range(2)] == ["ran\n", "ran\n"]
+    assert any(event["kind"] in ("node", "capacity", "cloud") for event in client.events(job_id)), client.story(job_id)
+
+
+def test_delete_that_fails_is_retried_until_the_servers_are_gone(client: Client, cloud: LocalCloud) -> None:
+    cloud.fault("http", service="compute", method="DELETE", path="^/servers/", status=503, when="before", count=6)
+    job_id = client.submit(document(workers=2), {"train.py": ""})
+    job = client.succeed(job_id)
+    assert job["outcome"] == "SUCCEEDED"
+    assert cloud.servers(job_id) == []
+
+
+def test_delete_whose_answer_is_lost(client: Client, cloud: LocalCloud) -> None:
+    cloud.fault("http", service="compute", method="DELETE", path="^/servers/", status=503, when="after", count=2)
+    client.succeed(client.submit(document(workers=2), {"train.py": ""}))
+
+
+def test_group_that_can_not_be_deleted_for_a_while_keeps_the_job_from_being_done(client: Client, cloud: LocalCloud) -> None:
+    cloud.fault("http", service="network", method="DELETE", path="/security-groups/", status=503, when="before", count=None)
+    job_id = client.submit(document(workers=1), {"train.py": ""})
+    client.wait(job_id, lambda job: job["status"] == "CLEANING" and not cloud.servers(job_id))
+    assert any(item.startswith("groups ") for item in cloud.leftovers())
+    assert client.job(job_id)["status"] == "CLEANING"
+    cloud.heal()
+    client.succeed(job_id)
+
+
+def test_expired_tokens_are_no_trouble(client: Client, cloud: LocalCloud, gate: Gate) -> None:
+    job_id = client.submit(document(env=gate.env), gate.files(TICK))
+    gate.expect(2)
+    cloud.fault("tokens", expire="all")
+    client.wait_status(job_id, "RUNNING")
+    gate.open()
+    client.succeed(job_id)
+
+
+def test_server_deleted_behind_our_back_is_replaced_and_the_training_starts_anew(client: Client, cloud: LocalCloud, gate: Gate) -> None:
+    job_id = client.submit(document(env=gate.env), gate.files(WAIT))
+    gate.expect(2)
+    kept, lost = client.nodes(job_id)
+    cloud.fault("server", server=lost["server_id"], fault="vanish")
+    again = [visitor for visitor in gate.expect(4) if visitor.attempt == 2]
+    assert {visitor.task for visitor in again} == {"worker:0", "worker:1"}
+    nodes = client.nodes(job_id)
+    assert nodes[0]["server_id"] == kept["server_id"], "the machine that was well is kept"
+    assert nodes[1]["server_id"] != lost["server_id"]
+    gate.open()
+    job = client.succeed(job_id)
+    assert job["attempt"] == 2
+    assert any("INFRA_LOST" in str(event) for event in client.events(job_id)), client.story(job_id)
+
+
+def test_crashed_server_is_replaced(client: Client, cloud: LocalCloud, gate: Gate) -> None:
+    job_id = client.submit(document(env=gate.env), gate.files(WAIT))
+    gate.expect(2)
+    lost = client.nodes(job_id)[0]["server_id"]
+    cloud.fault("server", server=lost, fault="crash")
+    gate.expect(4)
+    assert client.nodes(job_id)[0]["server_id"] != lost
+    gate.open()
+    client.succeed(job_id)
+    assert cloud.servers(job_id) == []
+
+
+def test_servers_that_never_boot_are_given_up_on_cancel(client: Client, cloud: LocalCloud) -> None:
+    cloud.fault("boot", result="never", count=2)
+    job_id = client.submit(document(workers=2), {"train.py": ""})
+    until(lambda: len(cloud.servers(job_id)) == 2, 20, "two servers that hang in BUILD")
+    client.cancel(job_id)
+    assert client.finish(job_id)["status"] == "CANCELLED"
+    assert cloud.servers(job_id) == []
+
+
+def test_nothing_untagged_is_touched(client: Client, cloud: LocalCloud) -> None:
+    """Somebody else's server in the service's own project survives jobs beside it."""
+    images = {image["name"]: image["id"] for image in cloud.get("/image/v2/images")["images"]}
+    flavors = {flavor["name"]: flavor["id"] for flavor in cloud.get("/compute/v2.1/flavors")["flavors"]}
+    networks = {network["name"]: network["id"] for network in cloud.get("/network/v2.0/networks")["networks"]}
+    server = {"name": "not-ours", "imageRef": images["plain"], "flavorRef": flavors["cpu.small"],
+              "networks": [{"uuid": networks["local-net"]}]}
+    created = cloud.request("POST", "/compute/v2.1/servers", {"server": server}, cloud="local-service").json()["server"]["id"]
+    try:
+        client.succeed(client.submit(document(), {"train.py": ""}))
+        assert [found["id"] for found in cloud.servers() if found["name"] == "not-ours"] == [created]
+    finally:
+        cloud.request("DELETE", f"/compute/v2.1/servers/{created}", cloud="local-service")
+        until(lambda: not cloud.servers(), 20, "the end of our own server")

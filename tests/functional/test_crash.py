@@ -1,0 +1,78 @@
+"""kill -9 of the whole service: the training goes on, and the job ends as if nothing had been."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.harness import guests
+from tests.harness.client import Client
+from tests.harness.cloud import LocalCloud
+from tests.harness.stack import Stack
+from tests.harness.training import TICK, WAIT, Gate, document
+from tests.harness.waiting import until
+
+
+def assert_every_line_once(client: Client, job_id: str, *tasks: str) -> None:
+    for task in tasks:
+        lines = client.log(job_id, task).splitlines()
+        assert lines == [*(f"line {i}" for i in range(len(lines) - 1)), f"lines {len(lines) - 1}"], task
+
+
+def test_training_goes_on_untouched_while_the_service_is_dead(stack: Stack, client: Client, gate: Gate) -> None:
+    job_id = client.submit(document(env=gate.env), gate.files(TICK))
+    visitors = gate.expect(2)
+    client.wait_status(job_id, "RUNNING")
+    until(lambda: client.log_piece(job_id, "worker:0")[1] > 1000, 20, "a good part of the log")
+    stack.service.kill()
+    assert all(guests.alive(visitor.pid) for visitor in visitors)
+    stack.service.start()
+    size = client.log_piece(job_id, "worker:0", limit=10_000_000)[1]
+    until(lambda: client.log_piece(job_id, "worker:0", limit=10_000_000)[1] > size + 500, 30, "the log goes on after the restart")
+    assert all(guests.alive(visitor.pid) for visitor in visitors)
+    gate.open()
+    job = client.succeed(job_id)
+    assert job["attempt"] == 1
+    assert gate.visitors == visitors, "the processes were started once"
+    assert_every_line_once(client, job_id, "worker:0", "worker:1")
+
+
+def test_training_that_ends_while_the_service_is_dead(stack: Stack, client: Client, gate: Gate) -> None:
+    job_id = client.submit(document(env=gate.env), gate.files(TICK))
+    visitors = gate.expect(2)
+    client.wait_status(job_id, "RUNNING")
+    stack.service.kill()
+    gate.open()
+    until(lambda: not any(guests.alive(visitor.pid) for visitor in visitors), 20, "the end of the training")
+    stack.service.start()
+    job = client.succeed(job_id)
+    assert job["attempt"] == 1
+    assert_every_line_once(client, job_id, "worker:0", "worker:1")
+
+
+@pytest.mark.parametrize("status", ["BUILDING", "PREPARING", "CLEANING"])
+def test_death_in_other_phases(stack: Stack, client: Client, cloud: LocalCloud, gate: Gate, status: str) -> None:
+    changes = {"PREPARING": {"setup": "python3 -c 'import gate; gate.wait()'"}}.get(status, {})
+    cloud.fault("settings", **{"BUILDING": {"boot_time": 2}, "CLEANING": {"delete_time": 2}}.get(status, {}))
+    job_id = client.submit(document(env=gate.env, **changes), gate.files("print('ran')"))
+    if status == "PREPARING":
+        gate.expect(2)
+    elif status == "BUILDING":
+        until(lambda: len(cloud.servers(job_id)) == 2, 20, "two servers")
+    client.wait_status(job_id, status)
+    stack.service.kill()
+    stack.service.start()
+    gate.open()
+    job = client.succeed(job_id)
+    assert job["attempt"] == 1
+    assert [client.log(job_id, f"worker:{i}") for i in range(2)] == ["ran\n", "ran\n"]
+
+
+def test_cancel_is_remembered_over_a_death(stack: Stack, client: Client, cloud: LocalCloud, gate: Gate) -> None:
+    job_id = client.submit(document(env=gate.env), gate.files(WAIT))
+    gate.expect(2)
+    cloud.fault("settings", delete_time=3)
+    client.cancel(job_id)
+    stack.service.kill()
+    stack.service.start()
+    assert client.finish(job_id)["status"] == "CANCELLED"
+    assert cloud.servers(job_id) == []

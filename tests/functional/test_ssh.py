@@ -1,0 +1,60 @@
+"""SSH to the machines: whom we trust, and what a cut path does."""
+
+from __future__ import annotations
+
+from tests.harness import guests
+from tests.harness.client import Client
+from tests.harness.cloud import LocalCloud
+from tests.harness.training import TICK, WAIT, Gate, document
+from tests.harness.waiting import until
+
+
+def test_wrong_host_key_is_refused_and_shown(client: Client, cloud: LocalCloud, gate: Gate) -> None:
+    """Another machine answers under the node's address: nothing is said to it, and the user is told."""
+    job_id = client.submit(document(env=gate.env), gate.files(WAIT))
+    gate.expect(2)
+    server = client.nodes(job_id)[0]["server_id"]
+    cloud.fault("server", server=server, fault="rekey")
+    until(lambda: any("host key" in event["message"].lower() for event in client.events(job_id)), 60, "an event about the host key")
+    gate.expect(4)
+    assert client.nodes(job_id)[0]["server_id"] != server, "a machine that answers with a foreign key is not used again"
+    gate.open()
+    client.succeed(job_id)
+
+
+def test_cut_path_stops_nothing_and_loses_no_line(client: Client, cloud: LocalCloud, gate: Gate) -> None:
+    job_id = client.submit(document(env=gate.env), gate.files(TICK))
+    visitors = gate.expect(2)
+    server = client.nodes(job_id)[1]["server_id"]
+    cloud.fault("server", server=server, fault="cut")
+    before = len(client.log_piece(job_id, "worker:0", limit=10_000_000)[0])
+    until(lambda: len(client.log_piece(job_id, "worker:0", limit=10_000_000)[0]) > before + 500, 20, "the other machine's log goes on")
+    assert client.job(job_id)["status"] == "RUNNING"
+    cloud.fault("server", server=server, fault="mend")
+    assert all(guests.alive(visitor.pid) for visitor in visitors)
+    gate.open()
+    client.succeed(job_id)
+    assert len(gate.visitors) == 2, "the training was not started anew"
+    for task in ("worker:0", "worker:1"):
+        lines = client.log(job_id, task).splitlines()
+        assert lines == [*(f"line {i}" for i in range(len(lines) - 1)), f"lines {len(lines) - 1}"]
+
+
+def test_keys_of_the_user_open_the_machines(client: Client, cloud: LocalCloud, gate: Gate) -> None:
+    import asyncio
+
+    import asyncssh
+
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    public = key.export_public_key().decode().strip()
+    job_id = client.submit(document(workers=1, env=gate.env, ssh_authorized_keys=[public]), gate.files(WAIT))
+    gate.expect(1)
+    address = client.nodes(job_id)[0]["address"]
+
+    async def run() -> str:
+        async with asyncssh.connect(address, 2200, username="cml", client_keys=[key], known_hosts=None, config=[]) as connection:
+            return str((await connection.run("echo from the user", check=True)).stdout)
+
+    assert asyncio.run(run()) == "from the user\n"
+    gate.open()
+    client.succeed(job_id)
