@@ -1,0 +1,128 @@
+"""The example trainings on real frameworks: really distributed, and ended as each framework needs it."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness.client import Client
+from tests.harness.cloud import LocalCloud
+from tests.harness.waiting import until
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+MULTI_WORKER = ("tensorflow-digits", "job.json")
+PARAMETER_SERVERS = ("tensorflow-digits", "job-ps.json")
+MXNET = ("mxnet-digits", "job.json")
+
+
+def submit(client: Client, example: tuple[str, str], **env: str) -> str:
+    directory = EXAMPLES / example[0]
+    body = json.loads((directory / example[1]).read_text())
+    body["env"] = {**body.get("env", {}), **env}
+    return client.submit(body, {path.name: path.read_text() for path in directory.glob("*.py")})
+
+
+def states(client: Client, job_id: str) -> dict[str, str]:
+    return {task["name"]: task["state"] for node in client.nodes(job_id) for task in node["tasks"]}
+
+
+def accuracy(client: Client, job_id: str) -> float:
+    [series] = client.metrics(job_id, name="test_accuracy")
+    return float(series["data"][-1]["y"])
+
+
+def digest(client: Client, job_id: str, task: str) -> str:
+    """Give the fingerprint of the weights that a worker ended with."""
+    [found] = re.findall(r"^weights sha256 ([0-9a-f]{64})$", client.log(job_id, task), re.MULTILINE)
+    return str(found)
+
+
+def addresses(client: Client, job_id: str) -> list[Any]:
+    return [node["address"] for node in client.nodes(job_id)]
+
+
+@pytest.mark.parametrize("example", [MULTI_WORKER, MXNET], ids=["tensorflow", "mxnet"])
+def test_workers_end_with_the_same_weights(client: Client, example: tuple[str, str]) -> None:
+    """Each worker sees half of the data only: the same weights on both mean that they exchanged their gradients."""
+    job_id = submit(client, example)
+    job = client.succeed(job_id, timeout=240)
+    assert job["progress"] == 100
+    assert accuracy(client, job_id) > 0.9
+    assert digest(client, job_id, "worker:0") == digest(client, job_id, "worker:1")
+    assert len(set(addresses(client, job_id))) == 2
+    assert {name: state for name, state in states(client, job_id).items() if name.startswith("worker")} == {
+        "worker:0": "EXITED", "worker:1": "EXITED"}
+    artifacts = client.artifacts(job_id)
+    wanted = ["saved_model.pb"] if example == MULTI_WORKER else ["digits-symbol.json", "digits-0000.params"]
+    for name in wanted:
+        [path] = [path for path in artifacts if path.endswith(name)]
+        assert "worker-0" in path
+        assert len(client.artifact(job_id, path)) == artifacts[path] > 0
+
+
+def test_parameter_servers_are_stopped_when_the_chief_is_done(client: Client) -> None:
+    job_id = submit(client, PARAMETER_SERVERS)
+    client.succeed(job_id, timeout=240)
+    assert accuracy(client, job_id) > 0.9
+    assert states(client, job_id) == {"chief:0": "EXITED", "ps:0": "STOPPED", "worker:0": "STOPPED", "worker:1": "STOPPED"}
+    assert len(set(addresses(client, job_id))) == 4
+    assert any(path.endswith("saved_model.pb") for path in client.artifacts(job_id))
+
+
+def begin(client: Client, example: tuple[str, str]) -> str:
+    """Start a training that would go on for long, and wait for its first epochs."""
+    job_id = submit(client, example, EPOCHS="100000")
+    client.wait(job_id, lambda job: epochs(client, job_id) >= 2, timeout=120)
+    return job_id
+
+
+def epochs(client: Client, job_id: str) -> int:
+    found = client.metrics(job_id, name="test_accuracy")
+    return len(found[0]["data"]) if found else 0
+
+
+def test_tensorflow_can_not_go_on_without_its_peer(client: Client, cloud: LocalCloud) -> None:
+    job_id = begin(client, MULTI_WORKER)
+    cloud.fault("server", server=client.nodes(job_id)[1]["server_id"], fault="hang")
+    # TensorFlow itself notices a peer that is silent, and gives up.
+    job = client.wait(job_id, lambda job: job["outcome"] is not None or job["attempt"] > 1, timeout=120)
+    assert job["outcome"] != "SUCCEEDED"
+    client.cancel(job_id)
+    assert client.finish(job_id)["status"] in ("CANCELLED", "FAILED")
+
+
+def test_mxnet_can_not_go_on_without_its_peer(client: Client, cloud: LocalCloud) -> None:
+    """MXNet waits in silence for a peer that hangs, and goes on with it when it is back."""
+    job_id = begin(client, MXNET)
+    server = client.nodes(job_id)[1]["server_id"]
+    cloud.fault("server", server=server, fault="hang")
+
+    def stands_still() -> bool:
+        before = epochs(client, job_id)
+        time.sleep(3)
+        return epochs(client, job_id) == before
+
+    until(stands_still, 30, "the training stands still")
+    assert client.job(job_id)["status"] == "RUNNING"
+    before = epochs(client, job_id)
+    cloud.fault("server", server=server, fault="resume")
+    until(lambda: epochs(client, job_id) > before, 60, "the training goes on")
+    assert client.job(job_id)["attempt"] == 1
+    client.cancel(job_id)
+    assert client.finish(job_id)["status"] == "CANCELLED"
+
+
+@pytest.mark.parametrize("example", [MULTI_WORKER, MXNET], ids=["tensorflow", "mxnet"])
+def test_attempt_after_a_lost_machine_ends_well(client: Client, cloud: LocalCloud, example: tuple[str, str]) -> None:
+    """All processes are started anew, on fresh ports, and end with the same weights as if nothing had been."""
+    job_id = submit(client, example)
+    client.wait(job_id, lambda job: epochs(client, job_id) >= 1, timeout=120)
+    cloud.fault("server", server=client.nodes(job_id)[1]["server_id"], fault="crash")
+    job = client.succeed(job_id, timeout=240)
+    assert job["attempt"] >= 2
+    assert digest(client, job_id, "worker:0") == digest(client, job_id, "worker:1")
