@@ -70,12 +70,16 @@ class Daemons:
         _check_free(port, "--port")
         _check_free(cloud_port, "--cloud-port")
         url, cloud_url = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{cloud_port}"
-        self._start("localcloud", cloud_port, [self._command("cml-nova-localcloud"), "serve", "--state-dir", str(self._state_dir),
-                                               "--port", str(cloud_port), "--ml-endpoint", url])
-        self._wait("localcloud", cloud_url + "/identity/v3")
-        self._configure(port)
-        self._start("standalone", port, [self._command("cml-nova-standalone"), "--config-file", str(self.config_file)])
-        self._wait("standalone", url + "/")
+        try:
+            self._start("localcloud", cloud_port, [self._command("cml-nova-localcloud"), "serve", "--state-dir", str(self._state_dir),
+                                                   "--port", str(cloud_port), "--ml-endpoint", url])
+            self._wait("localcloud", cloud_url + "/identity/v3")
+            self._configure(port)
+            self._start("standalone", port, [self._command("cml-nova-standalone"), "--config-file", str(self.config_file)])
+            self._wait("standalone", url + "/")
+        except BaseException:
+            self.stop()
+            raise
 
     def keep(self) -> None:
         """Note that the daemons are to go on when this process has ended."""

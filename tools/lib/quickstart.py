@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import io
 import json
+import logging
 import os
 import shutil
 import signal
@@ -102,21 +103,17 @@ class Quickstart:
                 return
             with self.timeline.phase("framework image"):
                 self._build_image()
-            ports = self.daemons.running()
-            keep = self.options.keep or ports is not None
+            kept = self.daemons.running()
+            with self.timeline.phase("service and cloud start"):
+                ports = kept or self._start()
             try:
-                with self.timeline.phase("service and cloud start"):
-                    ports = ports or self._start()
                 self._train(Cloud(self.daemons.clouds_file))
-            except BaseException:
-                if not (ports and keep):
+            finally:
+                if kept or self.options.keep:
+                    self.daemons.keep()
+                    self._say_how_to_go_on(ports["standalone"])
+                else:
                     self.daemons.stop()
-                raise
-            if keep:
-                self.daemons.keep()
-                self._say_how_to_go_on(ports["standalone"])
-            else:
-                self.daemons.stop()
 
     def _build_image(self) -> None:
         command = [self.venv.command("cml-nova-localcloud"), "image", "build", self.options.framework,
@@ -271,6 +268,7 @@ def main(argv: list[str]) -> int:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # it warns of more connections at a time than it keeps
     try:
         run.run()
     except KeyboardInterrupt:

@@ -13,8 +13,8 @@ makes sure that nothing is left in the cloud."""
 
 def _workers(text):
     count = int(text)
-    if not 1 <= count <= 16:
-        raise argparse.ArgumentTypeError(f"{count} workers do not fit on one computer; 1 to 16 may")
+    if not 1 <= count <= 8:
+        raise argparse.ArgumentTypeError(f"{count} workers do not fit on one computer; 1 to 8 may")
     return count
 
 
