@@ -1,4 +1,4 @@
-"""Settings of the whole suite: the threading backend, and no eventlet anywhere."""
+"""Settings of the whole suite: no eventlet anywhere, and the threading backend."""
 
 from __future__ import annotations
 
@@ -7,13 +7,9 @@ from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from types import ModuleType
 
-from oslo_service import backend
-
-backend.init_backend(backend.BackendType.THREADING)
-
 
 class _NoEventlet(MetaPathFinder):
-    """Makes any import of eventlet or greenlet's friends fail, as on a host that does not have them."""
+    """Makes any import of eventlet fail, as on a host that does not have it."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
         if name.partition(".")[0] == "eventlet":
@@ -21,6 +17,8 @@ class _NoEventlet(MetaPathFinder):
         return None
 
 
-for _name in [name for name in sys.modules if name.partition(".")[0] == "eventlet"]:
-    del sys.modules[_name]
 sys.meta_path.insert(0, _NoEventlet())
+
+from oslo_service import backend  # noqa: E402 -- the import that must find no eventlet
+
+backend.init_backend(backend.BackendType.THREADING)

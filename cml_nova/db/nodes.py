@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from cml_nova.db.clock import now
 from cml_nova.db.models import Node, Task, Worker
 
 
@@ -24,3 +26,14 @@ def tasks_of(session: Session, job_id: str, attempt: int) -> Sequence[Task]:
 def workers(session: Session) -> Sequence[Worker]:
     """List the worker processes that are known."""
     return session.scalars(select(Worker).order_by(Worker.id)).all()
+
+
+def change_node(session: Session, job_id: str, rank: int, values: Mapping[str, Any]) -> None:
+    """Change columns of a node."""
+    session.execute(update(Node).where(Node.job_id == job_id, Node.rank == rank).values(updated_at=now(), **values),
+                    execution_options={"synchronize_session": False})
+
+
+def put_task(session: Session, job_id: str, values: Mapping[str, Any]) -> None:
+    """Write a task of an attempt, new or changed; ``values`` are its columns, with attempt and name."""
+    session.merge(Task(job_id=job_id, **values))

@@ -1,0 +1,59 @@
+"""cml-nova-standalone: api, conductor and worker in one process, for trying out and for tests."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import oslo_messaging as messaging
+import waitress
+from oslo_config import cfg
+from oslo_log import log as logging
+from oslo_reports import guru_meditation_report as gmr
+
+from cml_nova import conf as cml_conf
+from cml_nova import rpc, secrets, service
+from cml_nova.db import migration
+from cml_nova.db.engine import Database
+from cml_nova.wsgi.api import build_application
+
+LOG = logging.getLogger(__name__)
+
+
+class HttpService:
+    """The API behind waitress."""
+
+    def __init__(self, conf: cfg.ConfigOpts, transport: messaging.Transport, db: Database) -> None:
+        self._server = waitress.create_server(
+            build_application(conf, transport, db), host=conf.api.standalone_host, port=conf.api.standalone_port,
+            threads=conf.api.standalone_threads, ident=None, max_request_body_size=conf.api.max_package_bytes + 65536,
+        )
+        self._address = f"http://{conf.api.standalone_host}:{conf.api.standalone_port}"
+
+    def start(self) -> None:
+        service.Beat("http", 0, self._server.run).start()
+        LOG.info("The API is up at %s", self._address)
+
+    def stop(self) -> None:
+        self._server.close()
+
+
+def main() -> None:
+    """Bring database and key file up, then run everything until told to stop."""
+    conf = cfg.CONF
+    cml_conf.setup(conf, sys.argv[1:], "cml-nova-standalone")
+    gmr.TextGuruMeditation.setup_autorun(version="1", conf=conf)
+    secrets.create_key_file(Path(conf.secrets.key_file))
+    db = Database(conf)
+    migration.sync(db)
+    transport = rpc.get_transport(conf)
+    try:
+        http = HttpService(conf, transport, db)
+    except OSError as error:
+        sys.exit(f"cml-nova-standalone: can't listen on {conf.api.standalone_host}:{conf.api.standalone_port}: {error.strerror}; "
+                 "choose another with [api] standalone_port.")
+    service.run(conf, service.ConductorService(conf, transport, db), service.WorkerService(conf, transport), http)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Gives jobs to workers: the only place that leases."""
+
+from __future__ import annotations
+
+from oslo_config import cfg
+from oslo_db import api as oslo_db_api
+from oslo_log import log as logging
+from sqlalchemy import select
+
+from cml_nova import context as cml_context
+from cml_nova.db import events, leases
+from cml_nova.db.engine import Database
+from cml_nova.db.models import Job
+from cml_nova.states import Phase
+from cml_nova.worker.rpcapi import WorkerClient
+
+LOG = logging.getLogger(__name__)
+
+#: jobs given out in one sweep; the next one follows soon
+_BATCH = 200
+
+
+class Dispatcher:
+    """Assigns jobs that nobody holds to the idlest live worker."""
+
+    def __init__(self, conf: cfg.ConfigOpts, db: Database, workers: WorkerClient) -> None:
+        self._conf = conf
+        self._db = db
+        self._workers = workers
+
+    def attend(self, context: cml_context.RequestContext, job_id: str) -> None:
+        """Nudge the worker that holds the job, or give the job to one."""
+        with self._db.read() as session:
+            row = session.execute(select(Job.worker_id, Job.phase).where(Job.id == job_id)).one_or_none()
+        if row is None or row.phase == Phase.DONE:
+            return
+        if not self.assign(context, job_id) and row.worker_id is not None:
+            self._workers.nudge(context, row.worker_id, job_id)
+
+    @oslo_db_api.wrap_db_retry(max_retries=5, retry_on_deadlock=True)
+    def assign(self, context: cml_context.RequestContext, job_id: str) -> bool:
+        """Lease a job to a worker and tell it; False if the job is not to be had or no worker is free."""
+        with self._db.write() as session:
+            before = session.execute(select(Job.phase, Job.generation).where(Job.id == job_id)).one_or_none()
+            # A worker is dead to new jobs as soon as its heartbeats are late; its old ones stay its own for the whole lease.
+            worker_id = leases.idlest_worker(session, alive_within=self._conf.conductor.lease_time / 2)
+            if before is None or worker_id is None:
+                return False
+            generation = leases.claim(session, job_id, worker_id, self._conf.conductor.lease_time)
+            if generation is None:
+                return False
+            if before.phase == Phase.QUEUED:
+                events.add(session, job_id, "phase", "Left the queue.", {"phase": str(Phase.PROVISIONING), "worker": worker_id})
+            elif before.generation > 0:
+                events.add(session, job_id, "lease", "Another worker took the job over.", {"worker": worker_id, "generation": generation})
+        LOG.info("Job %s goes to worker %s in generation %d", job_id, worker_id, generation)
+        self._workers.run(context, worker_id, job_id, generation)
+        return True
+
+    def sweep(self, context: cml_context.RequestContext) -> None:
+        """Assign every job that needs an owner, until the workers are full."""
+        with self._db.read() as session:
+            job_ids = leases.claimable(session, _BATCH)
+        for job_id in job_ids:
+            self.assign(context, job_id)
+
+    def room_came_free(self, context: cml_context.RequestContext) -> None:
+        """Let the next job that waits for room try."""
+        with self._db.write() as session:
+            job_id = leases.wake_next_waiting(session)
+        if job_id is not None:
+            self.assign(context, job_id)

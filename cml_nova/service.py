@@ -1,0 +1,148 @@
+"""Daemons: what they are made of, and how they start, beat and stop."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from typing import Protocol
+
+import oslo_messaging as messaging
+from oslo_config import cfg
+from oslo_log import log as logging
+from oslo_service import service
+
+from cml_nova import rpc
+from cml_nova.compute import session as cloud_session
+from cml_nova.compute.fleet import Fleet
+from cml_nova.compute.watch import ServerWatch
+from cml_nova.conductor.dispatch import Dispatcher
+from cml_nova.conductor.manager import ConductorManager
+from cml_nova.conductor.periodics import Periodics
+from cml_nova.conductor.rpcapi import ConductorClient
+from cml_nova.db.engine import Database
+from cml_nova.secrets import Vault
+from cml_nova.storage import get_storage
+from cml_nova.worker.manager import WorkerManager
+from cml_nova.worker.rpcapi import WorkerClient
+from cml_nova.worker.work import Tools
+
+LOG = logging.getLogger(__name__)
+
+
+class Beat:
+    """Calls a function by the clock in a thread of its own; a failure is logged, the next call comes all the same.
+
+    :param interval: seconds between the end of a call and the next.
+    """
+
+    def __init__(self, name: str, interval: float, function: Callable[[], None]) -> None:
+        self._function = function
+        self._interval = interval
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                self._function()
+            except Exception:
+                LOG.exception("%s failed; it is tried again in %s s", self._thread.name, self._interval)
+            self._stopped.wait(self._interval)
+
+
+class Part(Protocol):
+    """A service within a daemon."""
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+class ConductorService:
+    """The conductor: endpoint on the bus, and what it does by the clock."""
+
+    def __init__(self, conf: cfg.ConfigOpts, transport: messaging.Transport, db: Database) -> None:
+        workers = WorkerClient(transport)
+        dispatcher = Dispatcher(conf, db, workers)
+        manager = ConductorManager(conf, db, get_storage(conf), dispatcher)
+        self._server = rpc.get_server(transport, rpc.CONDUCTOR_TOPIC, f"{socket.gethostname()}:{uuid.uuid4().hex[:12]}", manager)
+        self._beats = [Beat(f.__name__, interval, f) for interval, f in Periodics(conf, db, dispatcher, workers).jobs()]
+
+    def start(self) -> None:
+        self._server.start()
+        for beat in self._beats:
+            beat.start()
+        LOG.info("The conductor is up")
+
+    def stop(self) -> None:
+        for beat in self._beats:
+            beat.stop()
+        self._server.stop()
+        self._server.wait()
+
+
+class WorkerService:
+    """The worker: endpoint on the bus, its jobs, its heartbeat."""
+
+    def __init__(self, conf: cfg.ConfigOpts, transport: messaging.Transport) -> None:
+        self._conf = conf
+        fleet = Fleet(conf, cloud_session.service_connection(conf))
+        self._watch = ServerWatch(fleet, conf)
+        conductor = ConductorClient(transport, conf.worker.rpc_timeout)
+        tools = Tools(conf, conductor, fleet, self._watch, get_storage(conf), Vault.from_conf(conf))
+        host = socket.gethostname()
+        worker_id = f"{host}:{uuid.uuid4().hex[:12]}"
+        self._manager = WorkerManager(worker_id, host, tools)
+        self._server = rpc.get_server(transport, rpc.WORKER_TOPIC, worker_id, self._manager)
+        self._beat = Beat("heartbeat", conf.worker.heartbeat_interval, self._manager.heartbeat)
+
+    def start(self) -> None:
+        self._watch.start()
+        self._server.start()
+        self._beat.start()
+        LOG.info("Worker %s is up", self._manager.worker_id)
+
+    def stop(self) -> None:
+        began = time.monotonic()
+        self._manager.drain(self._conf.worker.drain_timeout)
+        self._beat.stop()
+        self._server.stop()
+        self._server.wait()
+        self._watch.stop()
+        LOG.info("The worker stopped after %.1f s", time.monotonic() - began)
+
+
+class Daemon(service.Service):
+    """One process made of parts, which are started in order and stopped in the opposite one."""
+
+    def __init__(self, *parts: Part) -> None:
+        super().__init__()
+        self._parts = parts
+        self._stopped = threading.Event()
+
+    def start(self) -> None:
+        for part in self._parts:
+            part.start()
+
+    def stop(self, graceful: bool = True) -> None:
+        for part in reversed(self._parts):
+            part.stop()
+        self._stopped.set()
+
+    def wait(self) -> None:
+        # oslo.service ends the process from its signal handler, after stop().
+        self._stopped.wait()
+
+
+def run(conf: cfg.ConfigOpts, *parts: Part) -> None:
+    """Run parts in this process until SIGTERM or SIGINT. Never a fork: threads and forks don't mix."""
+    service.launch(conf, Daemon(*parts), workers=1, no_fork=True)

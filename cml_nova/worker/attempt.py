@@ -1,0 +1,186 @@
+"""One attempt of a job as seen from its worker: a follower thread a node, and what they have gathered."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from oslo_log import log as logging
+
+from cml_nova import exception
+from cml_nova.frameworks import TaskState
+from cml_nova.remote import Machine, ProcessState
+from cml_nova.worker.crew import Crew
+from cml_nova.worker.logs import LogSaver
+from cml_nova.worker.processes import process_specs
+from cml_nova.worker.work import Work
+
+LOG = logging.getLogger(__name__)
+
+#: seconds after a stop in which the rest of the logs must have come
+_LOG_GRACE = 10.0
+_PAUSE_MIN, _PAUSE_MAX = 0.2, 5.0
+
+
+class Attempt:
+    """Starts the attempt's processes (once, whoever asks how often) and follows them on every node."""
+
+    def __init__(self, work: Work, crew: Crew) -> None:
+        self.saver = LogSaver(work.tools.storage, work.job.id)
+        self._work = work
+        self._crew = crew
+        self._specs = process_specs(work)
+        self._tasks = work.job.layout.tasks
+        self._lock = threading.Lock()
+        self._states = {row["name"]: TaskState(row["state"], row["exit_code"], row["signal"]) for row in work.job.tasks}
+        self._changed_tasks: dict[str, dict[str, Any]] = {}
+        self._changed_nodes: dict[int, dict[str, Any]] = {}
+        self._events: list[tuple[str, str, dict[str, Any]]] = []
+        self._refused: dict[int, str] = {}
+        self._unreachable: set[int] = set()
+        self._leaving = threading.Event()
+        self._followers = {
+            node["rank"]: threading.Thread(target=self._follow, args=(node["rank"], node["address"]), daemon=True,
+                                           name=f"follow-{work.job.id[:8]}-{node['rank']}")
+            for node in work.job.nodes
+        }
+        for thread in self._followers.values():
+            thread.start()
+
+    def states(self) -> dict[str, TaskState]:
+        """How each task stands, as far as it is known here."""
+        with self._lock:
+            return dict(self._states)
+
+    def started(self) -> bool:
+        """Tell whether every process was started."""
+        states = self.states()
+        return all(states.get(task.name, TaskState()).state != "PENDING" for task in self._tasks)
+
+    def refused(self) -> dict[int, str]:
+        """Nodes in whose place something with another host key has been answering for too long, and its word."""
+        with self._lock:
+            return dict(self._refused)
+
+    def stop(self, grace: float) -> None:
+        """End all processes on every node that answers, and wait for the rest of their logs."""
+        ranks = [rank for rank in self._followers if rank not in self._unreachable]
+        results = self._crew.each(lambda rank, machine: machine.stop(self._work.job.attempt, grace), ranks)
+        for rank, result in results.items():
+            if isinstance(result, exception.RemoteError):
+                LOG.warning("Job %s: node %d could not be told to stop: %s", self._work.job.id, rank, result.message)
+        deadline = time.monotonic() + _LOG_GRACE
+        for rank in ranks:
+            self._followers[rank].join(max(0.0, deadline - time.monotonic()))
+
+    def forget(self, ranks: Iterable[int]) -> None:
+        """Have no more to do with nodes that are lost."""
+        self._unreachable.update(ranks)
+        for rank in ranks:
+            self._crew.drop(rank)
+
+    def leave(self) -> None:
+        """Stop following; the processes go on."""
+        self._leaving.set()
+
+    def report(self, **report: Any) -> None:
+        """Report what has been gathered since the last time, along with what the caller has to say."""
+        with self._lock:
+            tasks, self._changed_tasks = self._changed_tasks, {}
+            nodes, self._changed_nodes = self._changed_nodes, {}
+            events, self._events = self._events, []
+        metrics = self.saver.take_metrics()
+        progress = [m["value"] for m in metrics if m["name"] == "progress"]
+        if progress:
+            report["progress"] = int(min(100, max(0, progress[-1])))
+        nodes.update({change["rank"]: {**nodes.get(change["rank"], {}), **change} for change in report.pop("nodes", ())})
+        report["events"] = [*events, *report.get("events", ())]
+        for name, values in (("tasks", list(tasks.values())), ("nodes", list(nodes.values())), ("metrics", metrics)):
+            if values:
+                report[name] = values
+        if any(report.values()):
+            self._work.report(**report)
+
+    def _follow(self, rank: int, address: str) -> None:
+        """Stay with one node until its processes have ended and their logs are here."""
+        pause = _PAUSE_MIN
+        while not self._leaving.is_set():
+            try:
+                machine = self._crew.connect(rank, address)
+                if self._leaving.is_set():
+                    return
+                self._start(rank, machine)
+                self._reached(rank)
+                pause = _PAUSE_MIN
+                if self._watch(rank, machine):
+                    return
+            except exception.HostKeyRefused as error:
+                self._note_refusal(rank, error.message)
+                return
+            except exception.RemoteError as error:
+                self._missed(rank, error.message)
+            except Exception:
+                LOG.exception("Job %s: following node %d failed", self._work.job.id, rank)
+                self._missed(rank, "internal error in the worker; see its log")
+            self._leaving.wait(pause)
+            pause = min(_PAUSE_MAX, pause * 2)
+
+    def _names(self, rank: int) -> list[str]:
+        return [task.name for task in self._tasks if task.node == rank]
+
+    def _start(self, rank: int, machine: Machine) -> None:
+        """Start what has not been started on a node; the runner there makes the same start twice one."""
+        self._work.lease.check()
+        for name in self._names(rank):
+            if self.states().get(name, TaskState()).state == "PENDING":
+                machine.start(self._specs[name])
+
+    def _watch(self, rank: int, machine: Machine) -> bool:
+        """Take logs and states from a node as they come; True when there is no more to come."""
+        attempt = self._work.job.attempt
+        names = self._names(rank)
+        machine.follow({(attempt, name): self.saver.resume(attempt, name) for name in names},
+                       on_log=self.saver.add, on_state=self._take_state, stop=self._leaving)
+        states = self.states()
+        if not all(states.get(name, TaskState()).ended for name in names):
+            return self._leaving.is_set()
+        for name in names:
+            self.saver.finish(attempt, name)
+        return True
+
+    def _take_state(self, state: ProcessState) -> None:
+        if state.attempt != self._work.job.attempt or state.task not in self._specs:
+            return
+        with self._lock:
+            self._states[state.task] = TaskState(state.state, state.exit_code, state.signal)
+            self._changed_tasks[state.task] = {
+                "attempt": state.attempt, "name": state.task, "state": state.state, "exit_code": state.exit_code,
+                "signal": state.signal, "started_at": state.started_at, "ended_at": state.ended_at,
+            }
+        self._work.lease.wake.set()
+
+    def _note_refusal(self, rank: int, message: str) -> None:
+        with self._lock:
+            self._refused[rank] = message
+            self._events.append(("host-key", f"Node {rank}: {message}", {"rank": rank}))
+        self._work.lease.wake.set()
+
+    def _missed(self, rank: int, message: str) -> None:
+        """A node does not answer; its processes are taken to go on."""
+        if rank in self._unreachable or self._leaving.is_set():
+            return
+        LOG.warning("Job %s: node %d does not answer: %s", self._work.job.id, rank, message)
+        with self._lock:
+            self._unreachable.add(rank)
+            self._changed_nodes[rank] = {"rank": rank, "unreachable_since": time.time()}
+            self._events.append(("node", f"Node {rank} does not answer; its processes go on: {message}", {"rank": rank}))
+
+    def _reached(self, rank: int) -> None:
+        if rank not in self._unreachable:
+            return
+        with self._lock:
+            self._unreachable.discard(rank)
+            self._changed_nodes[rank] = {"rank": rank, "unreachable_since": None}
+            self._events.append(("node", f"Node {rank} answers again.", {"rank": rank}))

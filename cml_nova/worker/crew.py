@@ -1,0 +1,112 @@
+"""The machines of one job: connections that are kept, and what is done on all of them at once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from oslo_log import log as logging
+
+from cml_nova import exception
+from cml_nova.remote import Access, Machine
+from cml_nova.worker.work import Work
+
+LOG = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: seconds between tries to connect to a machine that may be about to come up: first, and at most
+_PAUSE_MIN, _PAUSE_MAX = 0.1, 1.0
+
+
+class Crew:
+    """Connections to the nodes of a job, by rank, made in parallel and as soon as each node is up."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        secrets = work.secrets()
+        self._private_key: str = secrets["ssh"]
+        self._machines: dict[int, tuple[str, Machine]] = {}
+        self._coming: dict[int, tuple[str, Future[Machine]]] = {}
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        size = min(work.conf.remote.parallel, max(2, len(work.job.nodes)))
+        self._pool = ThreadPoolExecutor(size, thread_name_prefix=f"crew-{work.job.id[:8]}")
+
+    def expect(self, rank: int, address: str) -> Future[Machine]:
+        """Start to connect to a node whose address is known now; the same again is the same attempt."""
+        with self._lock:
+            known = self._coming.get(rank)
+            if known is None or known[0] != address or (known[1].done() and known[1].exception()):
+                known = self._coming[rank] = (address, self._pool.submit(self.connect, rank, address))
+            return known[1]
+
+    def connect(self, rank: int, address: str) -> Machine:
+        """Give the connection to a node, making it for as long as it takes.
+
+        :raises HostKeyRefused: for too long, something else answered under the address.
+        :raises RemoteError: the crew was closed meanwhile.
+        """
+        machine = self._machine(rank, address)
+        pause, refused_since = _PAUSE_MIN, None
+        while not self._closed.is_set():
+            try:
+                machine.connect(self._work.conf.remote.connect_timeout)
+                return machine
+            except exception.HostKeyRefused:
+                refused_since = refused_since or time.monotonic()
+                if time.monotonic() - refused_since > self._work.conf.remote.unreachable_after:
+                    raise
+            except exception.RemoteError as error:
+                LOG.debug("Job %s: node %d at %s does not answer yet: %s", self._work.job.id, rank, address, error)
+            self._closed.wait(pause)
+            pause = min(_PAUSE_MAX, pause * 1.5)
+        raise exception.RemoteError(f"gave up connecting to node {rank} at {address}")
+
+    def each(self, action: Callable[[int, Machine], T], ranks: Iterable[int]) -> dict[int, T | exception.RemoteError]:
+        """Do something on several nodes in parallel; a node's RemoteError is its result."""
+
+        def guarded(rank: int) -> T | exception.RemoteError:
+            address = self._work.job.nodes[rank]["address"]
+            if not address:
+                return exception.RemoteError(f"node {rank} has no address")
+            try:
+                return action(rank, self._machine(rank, address))
+            except exception.RemoteError as error:
+                return error
+
+        futures = {rank: self._pool.submit(guarded, rank) for rank in ranks}
+        return {rank: future.result() for rank, future in futures.items()}
+
+    def drop(self, rank: int) -> None:
+        """Close the connection to a node that is lost."""
+        with self._lock:
+            self._coming.pop(rank, None)
+            known = self._machines.pop(rank, None)
+        if known:
+            known[1].close()
+
+    def close(self) -> None:
+        """Close all connections and give up those being made; what runs on the nodes goes on."""
+        self._closed.set()
+        with self._lock:
+            machines, self._machines = list(self._machines.values()), {}
+        for _, machine in machines:
+            machine.close()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _machine(self, rank: int, address: str) -> Machine:
+        conf, job = self._work.conf.remote, self._work.job
+        with self._lock:
+            known = self._machines.get(rank)
+            if known is None or known[0] != address:
+                image = job.spec["image"]
+                access = Access(
+                    address=address, port=image.get("ssh_port") or conf.port, user=image.get("ssh_user") or conf.user,
+                    private_key=self._private_key, host_key=job.keys["host"],
+                )
+                known = self._machines[rank] = (address, Machine(access, conf.root, conf))
+            return known[1]

@@ -1,0 +1,144 @@
+"""RPC endpoint of a worker: takes jobs, keeps their leases, and drops what it has lost."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import oslo_messaging as messaging
+from oslo_log import log as logging
+
+from cml_nova import context as cml_context
+from cml_nova import exception
+from cml_nova.worker import orphans, runner
+from cml_nova.worker.work import Lease, Tools
+
+LOG = logging.getLogger(__name__)
+
+
+class WorkerManager:
+    """Runs the jobs that conductors give to this worker, each in a thread of its own.
+
+    :param worker_id: host and a uuid of this start.
+    """
+
+    def __init__(self, worker_id: str, host: str, tools: Tools) -> None:
+        self.worker_id = worker_id
+        self._host = host
+        self._tools = tools
+        self._capacity: int = tools.conf.worker.max_jobs
+        self._pool = ThreadPoolExecutor(self._capacity, thread_name_prefix="job")
+        self._leases: dict[str, Lease] = {}
+        self._running: dict[str, Future[None]] = {}
+        self._lock = threading.Lock()
+        self._draining = threading.Event()
+        self._renewed_at = time.monotonic()
+
+    def run(self, context: cml_context.RequestContext, job_id: str, generation: int) -> None:
+        """Take a job on. One too many, or one taken already, is left alone: the lease of the first runs out."""
+        with self._lock:
+            known = self._leases.get(job_id)
+            if known is not None and known.generation >= generation:
+                return
+            if self._draining.is_set() or len(self._leases) >= self._capacity:
+                LOG.warning("No place for job %s", job_id)
+                return
+            if known is not None:
+                # Given to us anew while we still held on to an older lease: take it once that one has let go.
+                known.lose()
+                return
+            lease = self._leases[job_id] = Lease(job_id, generation)
+            self._running[job_id] = self._pool.submit(self._carry, lease)
+
+    def nudge(self, context: cml_context.RequestContext, job_id: str) -> None:
+        """Look at a job's row again: something about it has changed."""
+        with self._lock:
+            lease = self._leases.get(job_id)
+        if lease is not None:
+            lease.wake.set()
+            self._tools.watch.poke()
+
+    def inventory(self, context: cml_context.RequestContext) -> list[dict[str, Any]]:
+        """List what carries this deployment's tag in the cloud: kind, id, job_id, age (seconds, by this host's clock)."""
+        return orphans.inventory(self._tools.fleet)
+
+    def reap(self, context: cml_context.RequestContext, job_id: str) -> None:
+        """Delete what is left of a job that is gone or done."""
+        self._pool.submit(orphans.reap, self._tools.fleet, job_id)
+
+    def heartbeat(self) -> None:
+        """Say that we live, renew the leases, and act on what the conductor says is ours."""
+        asked_at = time.monotonic()
+        with self._lock:
+            held = {job_id: lease.generation for job_id, lease in self._leases.items()}
+        worker = {"id": self.worker_id, "host": self._host, "capacity": self._capacity, "draining": self._draining.is_set()}
+        try:
+            mine = self._tools.conductor.worker_heartbeat(cml_context.service_context(), worker, held)
+        except (messaging.MessagingException, exception.CMLError) as error:
+            LOG.warning("No conductor took our heartbeat: %s", error)
+            self._fence_ourselves()
+            return
+        self._renewed_at = asked_at
+        found = {h["job_id"]: h for h in mine}
+        for job_id, generation in held.items():
+            if job_id not in found or found[job_id]["generation"] != generation:
+                self._lose(job_id, generation)
+        for job_id, holding in found.items():
+            if job_id not in held:
+                self.run(cml_context.service_context(), job_id, holding["generation"])
+            elif holding["changed"]:
+                self.nudge(cml_context.service_context(), job_id)
+
+    def drain(self, timeout: float) -> None:
+        """Take no new jobs, let the steps come to a safe point, and hand all leases back. Trainings go on meanwhile.
+
+        :param timeout: seconds to wait for the steps; what has not ended by then loses its lease.
+        """
+        self._draining.set()
+        with self._lock:
+            leases, running = list(self._leases.values()), list(self._running.values())
+        for lease in leases:
+            lease.wake.set()
+        self._tools.watch.poke()
+        deadline = time.monotonic() + timeout
+        for future in running:
+            try:
+                future.result(max(0.0, deadline - time.monotonic()))
+            except TimeoutError:
+                break
+        for lease in leases:
+            lease.lose()
+        try:
+            self._tools.conductor.worker_goodbye(cml_context.service_context(), self.worker_id)
+        except messaging.MessagingException as error:
+            LOG.warning("No conductor took our goodbye; our leases will expire: %s", error)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _carry(self, lease: Lease) -> None:
+        try:
+            runner.run(self._tools, lease, self._draining.is_set)
+        except Exception:
+            LOG.exception("Job %s: unexpected error; the next heartbeat takes it on again", lease.job_id)
+        finally:
+            with self._lock:
+                self._leases.pop(lease.job_id, None)
+                self._running.pop(lease.job_id, None)
+
+    def _lose(self, job_id: str, generation: int) -> None:
+        with self._lock:
+            lease = self._leases.get(job_id)
+        if lease is not None and lease.generation == generation:
+            LOG.warning("Job %s is another's now", job_id)
+            lease.lose()
+            self._tools.watch.poke()
+
+    def _fence_ourselves(self) -> None:
+        """Leases that we could not renew for their whole time may be another's by now: let go before it acts."""
+        if time.monotonic() - self._renewed_at < self._tools.conf.conductor.lease_time:
+            return
+        with self._lock:
+            leases = list(self._leases.values())
+        for lease in leases:
+            lease.lose()

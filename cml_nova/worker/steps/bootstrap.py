@@ -1,0 +1,152 @@
+"""BOOTSTRAPPING: every node answers, has the code, has run its setup; and the next attempt has its rank table."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future, TimeoutError
+from typing import Any
+
+from oslo_log import log as logging
+
+from cml_nova import exception
+from cml_nova.remote import Machine, ProcessSpec, ProcessState
+from cml_nova.states import Cause, Outcome, Phase
+from cml_nova.storage.base import package_key
+from cml_nova.worker.crew import Crew
+from cml_nova.worker.logs import LogSaver
+from cml_nova.worker.processes import SETUP_ATTEMPT, user_environment, working_directory
+from cml_nova.worker.work import Work
+
+LOG = logging.getLogger(__name__)
+
+_PIECE = 1024 * 1024
+_TICK = 0.5
+
+
+class _NotReady(Exception):
+    """The nodes can't be made ready; the arguments are cause, reason, and more columns of the job."""
+
+    def __init__(self, cause: Cause, reason: str, **columns: Any) -> None:
+        super().__init__(reason)
+        self.columns = {"cause": cause, "status_reason": reason, **columns}
+
+
+def run(work: Work, crew: Crew) -> None:
+    """Bring the job to RUNNING with a new attempt, or to its end where its nodes can't be made ready."""
+    try:
+        for node in work.job.nodes:
+            _await(work, crew.expect(node["rank"], node["address"]), node)
+        if work.ended_early():
+            return work.report(phase=Phase.TEARDOWN)
+        _raise_first(work, crew.each(lambda rank, machine: _upload(work, machine), _ranks(work)))
+        if work.job.spec.get("setup"):
+            _set_up(work, crew)
+        if work.ended_early():
+            return work.report(phase=Phase.TEARDOWN)
+        _make_attempt(work, crew)
+    except _NotReady as problem:
+        if work.ended_early():
+            return work.report(phase=Phase.TEARDOWN)
+        work.report(phase=Phase.TEARDOWN, outcome=Outcome.FAILED, **problem.columns,
+                    events=[("failed", problem.columns["status_reason"], {"cause": str(problem.columns["cause"])})])
+
+
+def _ranks(work: Work) -> range:
+    return range(len(work.job.nodes))
+
+
+def _await(work: Work, connecting: Future[Machine], node: dict[str, Any]) -> None:
+    """Wait for a node's connection while there is time and the job is wanted."""
+    limit = work.conf.conductor.bootstrap_timeout
+    while not work.ended_early():
+        try:
+            connecting.result(timeout=_TICK)
+            return
+        except TimeoutError:
+            if work.job.phase_seconds > limit:
+                raise _NotReady(Cause.INFRA_LOST, f"{_name(node)} did not answer by SSH within {limit} s.") from None
+        except exception.HostKeyRefused as error:
+            raise _NotReady(Cause.PLATFORM, f"{_name(node)}: {error.message}") from error
+
+
+def _name(node: dict[str, Any]) -> str:
+    return f"Node {node['rank']} ({node['role']}:{node['index']}, {node['address']})"
+
+
+def _raise_first(work: Work, results: dict[int, Any]) -> None:
+    """:raises RemoteError: one of the nodes failed for a reason that may pass; the step is run again."""
+    for rank, result in results.items():
+        if isinstance(result, exception.NodeCommandFailed):
+            raise _NotReady(Cause.PLATFORM, f"{_name(work.job.nodes[rank])}: {result.message}")
+        if isinstance(result, exception.RemoteError):
+            raise result
+
+
+def _upload(work: Work, machine: Machine) -> None:
+    """Bring the code; a node that has it already takes no second copy."""
+    source = work.job.spec.get("source")
+    if not source:
+        return
+    with work.tools.storage.open(package_key(work.job.project_id, source["sha256"])) as package:
+        machine.upload("code", source["sha256"], iter(lambda: package.read(_PIECE), b""))
+
+
+def _set_up(work: Work, crew: Crew) -> None:
+    """Run the setup command once a node, and save its log as attempt 0."""
+    saver = LogSaver(work.tools.storage, work.job.id)
+    slots = work.job.layout.nodes
+
+    def on_node(rank: int, machine: Machine) -> ProcessState:
+        task = f"{slots[rank].role}:{slots[rank].index}"
+        done: dict[str, ProcessState] = {s.task: s for s in machine.processes() if s.attempt == SETUP_ATTEMPT}
+        if task not in done or done[task].state not in ("EXITED", "STOPPED"):
+            machine.start(ProcessSpec(attempt=SETUP_ATTEMPT, task=task, command=work.job.spec["setup"], env=user_environment(work),
+                                      cwd=working_directory(work)))
+            machine.follow(
+                {(SETUP_ATTEMPT, task): saver.resume(SETUP_ATTEMPT, task)}, on_log=saver.add,
+                on_state=lambda state: done.update({state.task: state}), stop=ended)
+            saver.finish(SETUP_ATTEMPT, task)
+        return done[task]
+
+    ended = threading.Event()
+    results: dict[int, Any] = {}
+    thread = threading.Thread(target=lambda: results.update(crew.each(on_node, _ranks(work))), name="setup", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(_TICK)
+        if work.ended_early() or work.job.phase_seconds > work.conf.conductor.bootstrap_timeout:
+            ended.set()
+    if work.job.phase_seconds > work.conf.conductor.bootstrap_timeout:
+        raise _NotReady(Cause.TIMEOUT, f"The setup command did not end within {work.conf.conductor.bootstrap_timeout} s.")
+    if work.ended_early():
+        return
+    _raise_first(work, results)
+    for rank, state in results.items():
+        if state.exit_code != 0:
+            task = f"{slots[rank].role}:{slots[rank].index}"
+            tail = "\n".join(saver.last_lines(SETUP_ATTEMPT, task, 5))
+            raise _NotReady(
+                Cause.USER_ERROR, f"The setup command failed on {task} with exit code {state.exit_code} (its log is attempt 0). "
+                f"Last lines:\n{tail}", exit_code=state.exit_code, failed_task=task)
+
+
+def _make_attempt(work: Work, crew: Crew) -> None:
+    """Ask each node for free ports and write the rank table of the next attempt; the attempt's start is the next phase's."""
+    layout = work.job.layout
+    if work.job.attempt:
+        # A node that was out of reach when the last attempt was stopped may still run it.
+        _raise_first(work, crew.each(lambda rank, machine: machine.stop(work.job.attempt, 0), _ranks(work)))
+    needed = {rank: sum(t.ports for t in layout.tasks if t.node == rank) for rank in _ranks(work)}
+    results = crew.each(lambda rank, machine: machine.free_ports(needed[rank]), _ranks(work))
+    _raise_first(work, results)
+    ports = {rank: list(found) for rank, found in results.items() if not isinstance(found, exception.RemoteError)}
+    table = []
+    for task in layout.tasks:
+        mine, ports[task.node] = ports[task.node][:task.ports], ports[task.node][task.ports:]
+        table.append({"task": task.name, "address": work.job.nodes[task.node]["address"], "ports": mine})
+    attempt = work.job.attempt + 1
+    work.report(
+        phase=Phase.RUNNING, attempt=attempt, runtime={**work.job.runtime, "table": table},
+        tasks=[{"attempt": attempt, "name": t.name, "node_rank": t.node, "state": "PENDING"} for t in layout.tasks],
+        events=[("phase", f"All nodes are ready; attempt {attempt} starts.", {"phase": str(Phase.RUNNING), "attempt": attempt})],
+    )

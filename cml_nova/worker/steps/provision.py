@@ -1,0 +1,205 @@
+"""PROVISIONING: see that the job's servers exist and are active, all of them or none.
+
+Nodes of one flavor form a pool; a pool is one ``POST /servers``, which Nova places as a whole. What exists is found by its tag,
+whoever created it and whatever became of the answer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from oslo_log import log as logging
+
+from cml_nova import exception
+from cml_nova.compute.fleet import Server
+from cml_nova.remote.userdata import cloud_config
+from cml_nova.states import Cause, Outcome, Phase
+from cml_nova.worker.crew import Crew
+from cml_nova.worker.work import Work
+
+LOG = logging.getLogger(__name__)
+
+#: what Nova calls servers that are, or may yet become, good
+COMING = ("BUILD", "ACTIVE", "UNKNOWN")
+#: seconds between looks when nothing wakes us
+_TICK = 1.0
+
+
+class _Shortfall(Exception):
+    """The servers can't be had now."""
+
+    def __init__(self, cause: Cause, reason: str) -> None:
+        super().__init__(reason)
+        self.cause = cause
+        self.reason = reason
+
+
+def run(work: Work, crew: Crew) -> None:
+    """Bring the job to BOOTSTRAPPING, back to QUEUED where there is no room for it, or to TEARDOWN where it can't be built."""
+    if work.ended_early():
+        return work.report(phase=Phase.TEARDOWN)
+    try:
+        with work.tools.watch.watch(work.job.id, expect_change=True):
+            _build(work, crew)
+    except _Shortfall as shortfall:
+        _queue_again(work, shortfall)
+    except exception.CloudRefused as error:
+        work.report(phase=Phase.TEARDOWN, outcome=Outcome.FAILED, cause=Cause.CONFIG, status_reason=f"The cloud refused: {error.message}",
+                    events=[("cloud", error.message, {})])
+
+
+def _build(work: Work, crew: Crew) -> None:
+    pools = _pools(work)
+    servers = _look(work)
+    group_id = work.tools.fleet.ensure_group(work.job.id, ssh_port=_ssh_port(work))
+    for number, (flavor_id, ranks) in enumerate(pools):
+        mine = [s for s in servers if s.pool == number]
+        _remove(work, [s for s in mine if s.status not in COMING])
+        missing = len(ranks) - len([s for s in mine if s.status in COMING])
+        if missing > 0:
+            _create(work, number, flavor_id, missing, group_id)
+    _wait_until_active(work, crew, pools)
+
+
+def _pools(work: Work) -> list[tuple[str, list[int]]]:
+    """Group the ranks of the job's nodes by flavor, in order of appearance: the place in the list is the pool's number."""
+    pools: dict[str, list[int]] = {}
+    for node in work.job.nodes:
+        pools.setdefault(node["flavor_id"], []).append(node["rank"])
+    return list(pools.items())
+
+
+def _look(work: Work) -> list[Server]:
+    """See what the job has now, and wait for what an unanswered create may still bring."""
+    while True:
+        servers = work.tools.watch.snapshot(work.job.id, newer_than=time.monotonic())
+        unsettled = work.job.runtime.get("unsettled_until", 0) - time.time()
+        if unsettled <= 0 or len([s for s in servers if s.status in COMING]) >= len(work.job.nodes) or work.ended_early():
+            return servers
+        work.lease.wake.wait(min(unsettled, _TICK))
+
+
+def _create(work: Work, pool: int, flavor_id: str, count: int, group_id: str) -> None:
+    """Ask for the servers of a pool. An unclear answer is noted and gets the job looked at again."""
+    job, fleet = work.job, work.tools.fleet
+    secrets = work.secrets()
+    image = job.spec["image"]
+    if work.ended_early():
+        return
+    work.lease.check()
+    try:
+        fleet.create(
+            job_id=job.id, generation=job.generation, pool=pool, name=_server_name(job.name, job.id, pool), count=count,
+            flavor_id=flavor_id, image_id=image["id"], network_id=fleet.network_id(job.spec.get("network")), group_id=group_id,
+            user_data=cloud_config(
+                secrets["host"], job.keys["host"], [job.keys["ssh"], *job.spec.get("ssh_authorized_keys", [])],
+                image.get("ssh_user") or work.conf.remote.user,
+            ),
+            availability_zone=job.spec.get("availability_zone"),
+        )
+    except exception.NoCapacity as error:
+        raise _Shortfall(Cause.NO_CAPACITY, error.message) from error
+    except exception.CloudQuota as error:
+        raise _Shortfall(Cause.QUOTA, error.message) from error
+    except exception.CloudRefused:
+        raise
+    except exception.CloudError:
+        runtime = {**job.runtime, "unsettled_until": time.time() + work.conf.cloud.settle_time}
+        work.report(runtime=runtime)
+        raise
+
+
+def _server_name(name: str, job_id: str, pool: int) -> str:
+    """A name that is a host name too: Nova makes one of it."""
+    letters = "".join(c if c.isascii() and c.isalnum() else "-" for c in name.lower()).strip("-")[:24]
+    return f"cml-{letters or 'job'}-{job_id[:8]}-{pool}"
+
+
+def _wait_until_active(work: Work, crew: Crew, pools: list[tuple[str, list[int]]]) -> None:
+    deadline = work.conf.conductor.provisioning_timeout
+    servers: Sequence[Server] = []
+    while True:
+        if work.ended_early():
+            return work.report(phase=Phase.TEARDOWN)
+        changes = _assign(work, pools, servers)
+        if changes:
+            work.report(nodes=changes)
+        _expect(crew, servers, work.job.nodes)
+        if all(node["status"] == "ACTIVE" and node["address"] for node in work.job.nodes):
+            return work.report(phase=Phase.BOOTSTRAPPING, cause=None, status_reason=None,
+                               events=[("phase", "All servers are active.", {"phase": str(Phase.BOOTSTRAPPING)})])
+        _refuse_broken(servers)
+        if work.job.phase_seconds > deadline:
+            raise _Shortfall(Cause.NO_CAPACITY, f"The servers were not active after {deadline} s.")
+        servers = _next_change(work, servers)
+
+
+def _next_change(work: Work, servers: Sequence[Server]) -> Sequence[Server]:
+    def states(now: Sequence[Server]) -> dict[str, tuple[str, str | None]]:
+        return {s.id: (s.status, s.address) for s in now}
+
+    return work.tools.watch.wait(work.job.id, lambda now: states(now) != states(servers), timeout=_TICK, wake=work.lease.wake)
+
+
+def _assign(work: Work, pools: list[tuple[str, list[int]]], servers: Sequence[Server]) -> list[dict[str, Any]]:
+    """Give each node its server, keeping those that have one; return what changed."""
+    changes = []
+    for number, (_, ranks) in enumerate(pools):
+        found = {s.id: s for s in sorted(servers, key=lambda s: (len(s.name), s.name)) if s.pool == number and s.status in COMING}
+        if not found:
+            continue
+        kept = {work.job.nodes[rank]["server_id"] for rank in ranks} & set(found)
+        free = iter([s for s in found if s not in kept])
+        for rank in ranks:
+            node = work.job.nodes[rank]
+            server = found.get(node["server_id"]) or found.get(next(free, ""))
+            change = {"server_id": server.id, "server_name": server.name, "address": server.address, "status": server.status,
+                      "fault": server.fault} if server else {}
+            if any(node.get(name) != value for name, value in change.items()):
+                changes.append({"rank": rank, **change})
+    return changes
+
+
+def _expect(crew: Crew, servers: Sequence[Server], nodes: list[dict[str, Any]]) -> None:
+    """Connect to each server as soon as it is up, not after the slowest."""
+    active = {s.id for s in servers if s.status == "ACTIVE" and s.address}
+    for node in nodes:
+        if node["server_id"] in active:
+            crew.expect(node["rank"], node["address"])
+
+
+def _refuse_broken(servers: Sequence[Server]) -> None:
+    """:raises _Shortfall: a server went ERROR."""
+    for server in servers:
+        if server.status not in COMING:
+            raise _Shortfall(Cause.NO_CAPACITY, f"Server {server.name} went {server.status}: {server.fault or 'no reason given'}")
+
+
+def _queue_again(work: Work, shortfall: _Shortfall) -> None:
+    """Free all there is, so that jobs short of room never hold some of it, and wait in the queue."""
+    LOG.info("Job %s finds no room: %s", work.job.id, shortfall.reason)
+    while True:
+        servers = work.tools.watch.snapshot(work.job.id, newer_than=time.monotonic())
+        if not servers:
+            break
+        _remove(work, servers)
+        with work.tools.watch.watch(work.job.id, expect_change=True):
+            work.tools.watch.wait(work.job.id, lambda now: not now, timeout=_TICK, wake=None)
+        work.lease.check()
+    work.report(
+        phase=Phase.QUEUED, pause=None, cause=shortfall.cause, status_reason=f"Waiting for room in the cloud: {shortfall.reason}",
+        nodes=[{"rank": n["rank"], "server_id": None, "server_name": None, "address": None, "status": "PLANNED", "fault": None}
+               for n in work.job.nodes],
+        events=[("capacity", shortfall.reason, {"cause": str(shortfall.cause)})],
+    )
+
+
+def _remove(work: Work, servers: Sequence[Server]) -> None:
+    if servers:
+        work.tools.fleet.delete([s.id for s in servers])
+
+
+def _ssh_port(work: Work) -> int:
+    return work.job.spec["image"].get("ssh_port") or work.conf.remote.port

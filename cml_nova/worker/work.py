@@ -1,0 +1,174 @@
+"""What a step of a job has in its hands: the job as last seen, the right to it, and the tools."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import Any
+
+import oslo_messaging as messaging
+from oslo_config import cfg
+from oslo_log import log as logging
+
+from cml_nova import context as cml_context
+from cml_nova import exception
+from cml_nova.compute.fleet import Fleet
+from cml_nova.compute.watch import ServerWatch
+from cml_nova.conductor.rpcapi import ConductorClient
+from cml_nova.frameworks import Framework, Layout, get_framework
+from cml_nova.secrets import Vault
+from cml_nova.states import Target
+from cml_nova.storage import Storage
+
+LOG = logging.getLogger(__name__)
+
+#: seconds between tries of a call to the conductor that got no answer
+_RPC_PAUSE = 1.0
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What all jobs of a worker share."""
+
+    conf: cfg.ConfigOpts
+    conductor: ConductorClient
+    fleet: Fleet
+    watch: ServerWatch
+    storage: Storage
+    vault: Vault
+
+
+class Lease:
+    """A worker's right to a job in one generation, as far as it knows. ``wake`` is set whenever something about it changed."""
+
+    def __init__(self, job_id: str, generation: int) -> None:
+        self.job_id = job_id
+        self.generation = generation
+        self.wake = threading.Event()
+        self._lost = threading.Event()
+
+    def lose(self) -> None:
+        """Note that the job is another's now."""
+        self._lost.set()
+        self.wake.set()
+
+    @property
+    def lost(self) -> bool:
+        return self._lost.is_set()
+
+    def check(self) -> None:
+        """:raises LeaseLost: the job is another's now, nothing of it may be touched."""
+        if self.lost:
+            raise exception.LeaseLost(f"job {self.job_id} is no longer held in generation {self.generation}")
+
+
+@dataclass
+class Job:
+    """A job as the conductor gave it (see ``conductor.reports.view``)."""
+
+    id: str
+    name: str
+    project_id: str
+    request_id: str | None
+    spec: dict[str, Any]
+    keys: dict[str, str]
+    sealed: str
+    phase: str
+    outcome: str | None
+    target: str
+    cause: str | None
+    status_reason: str | None
+    attempt: int
+    error_restarts: int
+    infra_restarts: int
+    runtime: dict[str, Any]
+    generation: int
+    age: float
+    phase_age: float
+    nodes: list[dict[str, Any]]
+    tasks: list[dict[str, Any]]
+    #: when it was given, by this process's monotonic clock
+    seen_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def framework(self) -> Framework:
+        return get_framework(self.spec["framework"]["name"])
+
+    @property
+    def layout(self) -> Layout:
+        return self.framework.layout({role: part["count"] for role, part in self.spec["roles"].items()})
+
+    @property
+    def phase_seconds(self) -> float:
+        """Seconds since the job entered its phase."""
+        return self.phase_age + time.monotonic() - self.seen_at
+
+
+class Work:
+    """One job in the hands of one worker."""
+
+    def __init__(self, tools: Tools, lease: Lease) -> None:
+        self.tools = tools
+        self.lease = lease
+        self.given_back = False
+        self.job = self._load()
+        self.context = cml_context.RequestContext(is_admin=True, request_id=self.job.request_id, overwrite=True)
+
+    @property
+    def conf(self) -> cfg.ConfigOpts:
+        return self.tools.conf
+
+    def secrets(self) -> dict[str, Any]:
+        """Open the job's sealed part: ``ssh`` and ``host`` (private keys), ``secrets`` (environment)."""
+        return self.tools.vault.open(self.job.sealed)
+
+    def refresh(self) -> None:
+        """Read the job anew. :raises LeaseLost: it is another's now."""
+        self.job = self._load()
+
+    def report(self, **report: Any) -> None:
+        """Tell the conductor (see ``conductor.reports.apply``), for as long as it takes, and note the answer.
+
+        :raises LeaseLost: the job is another's now.
+        """
+        report["id"] = str(uuid.uuid4())
+        answer = self._call(self.tools.conductor.job_report, self.lease.job_id, self.lease.generation, report)
+        self.job.target, self.job.outcome = answer["target"], answer["outcome"]
+        for name in ("attempt", "error_restarts", "infra_restarts", "runtime", "cause", "status_reason"):
+            if name in report:
+                setattr(self.job, name, report[name])
+        for change in report.get("nodes", ()):
+            self.job.nodes[change["rank"]].update(change)
+        if "phase" in report and report["phase"] != self.job.phase:
+            LOG.info("Job %s goes from %s to %s", self.job.id, self.job.phase, report["phase"])
+            self.job.phase = report["phase"]
+            self.job.phase_age, self.job.seen_at = 0.0, time.monotonic()
+        self.given_back = self.given_back or "pause" in report
+
+    def ended_early(self) -> bool:
+        """Tell whether the user wants the job gone, or its end is known already (its time is up).
+
+        Reads the job anew if something about it has changed.
+        """
+        if self.lease.wake.is_set():
+            self.lease.wake.clear()
+            self.lease.check()
+            self.refresh()
+        return self.job.target == Target.DELETE or self.job.outcome is not None
+
+    def _load(self) -> Job:
+        return Job(**self._call(self.tools.conductor.job_get, self.lease.job_id, self.lease.generation))
+
+    def _call(self, method: Any, *arguments: Any) -> Any:
+        while True:
+            self.lease.check()
+            try:
+                return method(cml_context.service_context(), *arguments)
+            except exception.LeaseLost:
+                self.lease.lose()
+                raise
+            except messaging.MessagingException as error:
+                LOG.warning("No answer from a conductor about job %s, asking again: %s", self.lease.job_id, error)
+                time.sleep(_RPC_PAUSE)

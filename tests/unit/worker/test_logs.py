@@ -1,0 +1,107 @@
+"""Saving logs: every byte once, whole lines, metrics found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from oslo_config import cfg
+
+from cml_nova import conf as cml_conf
+from cml_nova.storage.base import Storage, log_key
+from cml_nova.storage.file import FileStorage
+from cml_nova.worker.logs import LogSaver, parse_metric
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    conf = cfg.ConfigOpts()
+    cml_conf.register_opts(conf)
+    conf([])
+    conf.set_override("path", str(tmp_path), "storage")
+    return FileStorage(conf)
+
+
+def saved(storage: Storage, task: str = "worker:0") -> bytes:
+    return storage.read(log_key("job", 1, task), 0, 10**6)
+
+
+def test_only_whole_lines_are_saved_until_the_log_is_finished(storage: Storage) -> None:
+    saver = LogSaver(storage, "job")
+    assert saver.resume(1, "worker:0") == 0
+    saver.add(1, "worker:0", 0, b"one\ntw")
+    assert saved(storage) == b"one\n"
+    saver.add(1, "worker:0", 6, b"o")
+    assert saved(storage) == b"one\n"
+    saver.finish(1, "worker:0")
+    assert saved(storage) == b"one\ntwo"
+
+
+def test_a_progress_bar_without_newlines_is_saved_as_it_goes(storage: Storage) -> None:
+    saver = LogSaver(storage, "job")
+    saver.resume(1, "worker:0")
+    saver.add(1, "worker:0", 0, b"10%\r20%\r30")
+    assert saved(storage) == b"10%\r20%\r"
+
+
+def test_a_line_without_end_is_saved_in_pieces(storage: Storage) -> None:
+    saver = LogSaver(storage, "job")
+    saver.resume(1, "worker:0")
+    saver.add(1, "worker:0", 0, b"x" * 70000)
+    assert len(saved(storage)) == 70000
+
+
+def test_after_a_crash_the_log_goes_on_where_it_was_saved_to(storage: Storage) -> None:
+    first = LogSaver(storage, "job")
+    first.resume(1, "worker:0")
+    first.add(1, "worker:0", 0, b"one\ntwo\nthr")
+    second = LogSaver(storage, "job")
+    assert second.resume(1, "worker:0") == len(b"one\ntwo\n")
+    second.add(1, "worker:0", 8, b"three\n")
+    # The one before is not dead after all and saves the same line again: nothing changes.
+    first.add(1, "worker:0", 11, b"ee\n")
+    assert saved(storage) == b"one\ntwo\nthree\n"
+
+
+def test_a_gap_is_refused(storage: Storage) -> None:
+    saver = LogSaver(storage, "job")
+    saver.resume(1, "worker:0")
+    with pytest.raises(ValueError, match="goes on at 5"):
+        saver.add(1, "worker:0", 5, b"x\n")
+
+
+def test_metrics_are_found_with_their_place_and_again_after_a_crash(storage: Storage) -> None:
+    line = b'CML_METRIC {"name": "loss", "value": 0.5, "step": 3}\n'
+    saver = LogSaver(storage, "job")
+    saver.resume(1, "worker:0")
+    saver.add(1, "worker:0", 0, b"hello\n" + line[:20])
+    assert saver.take_metrics() == []
+    saver.add(1, "worker:0", 26, line[20:])
+    (metric,) = saver.take_metrics()
+    assert (metric["name"], metric["value"], metric["step"], metric["offset"], metric["task"]) == ("loss", 0.5, 3, 6, "worker:0")
+    assert saver.take_metrics() == []
+    again = LogSaver(storage, "job")
+    again.resume(1, "worker:0")
+    assert [m["offset"] for m in again.take_metrics()] == [6]
+
+
+@pytest.mark.parametrize("line", [
+    b"CML_METRIC nonsense", b"CML_METRIC []", b'CML_METRIC {"name": "x"}', b'CML_METRIC {"name": "x", "value": "a lot"}',
+    b'CML_METRIC {"name": "", "value": 1}', b'CML_METRIC {"name": 3, "value": 1}', b'CML_METRIC {"name": "x", "value": NaN}',
+    b'CML_METRIC {"name": "x", "value": Infinity}', b' CML_METRIC {"name": "x", "value": 1}', b"CML_METRIC \xff\xfe",
+    b'CML_METRIC {"name": "' + b"x" * 129 + b'", "value": 1}', b'CML_METRIC {"name": "x", "value": [1]}',
+])
+def test_what_is_no_metric_is_passed_over(line: bytes) -> None:
+    assert parse_metric(line) is None
+
+
+def test_a_step_that_is_no_integer_is_left_out() -> None:
+    found = parse_metric(b'CML_METRIC {"name": "x", "value": 1, "step": "late"}\r\n')
+    assert found == {"name": "x", "value": 1.0, "step": None}
+
+
+def test_last_lines(storage: Storage) -> None:
+    saver = LogSaver(storage, "job")
+    saver.resume(1, "worker:0")
+    saver.add(1, "worker:0", 0, b"".join(b"line %d\n" % i for i in range(1000)))
+    assert saver.last_lines(1, "worker:0", 2) == ["line 998", "line 999"]
