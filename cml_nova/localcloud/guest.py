@@ -22,12 +22,15 @@ import asyncssh
 import yaml
 
 from cml_nova.localcloud.processes import MARKER, ProcessTable
-from cml_nova.localcloud.servers import AddressInUse
 from cml_nova.localcloud.sessions import Session
 
 _BACKLOG = 128
 _KEY = "ssh-ed25519"
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class AddressInUse(Exception):
+    """Another server, or another program, listens on the address and port."""
 
 
 @dataclass(frozen=True)
