@@ -1,0 +1,149 @@
+"""Daemons die, hang and leave while a job runs: the training goes on untouched, and every line of its log is there once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.harness import guests
+from tests.harness.process import Daemon
+from tests.harness.service import QUICK, Daemons
+from tests.harness.stack import Stack
+from tests.harness.training import TICK, Gate, Visitor, document
+from tests.harness.waiting import until
+
+
+class Training:
+    """A job that prints numbered lines on two machines until the gate opens."""
+
+    def __init__(self, stack: Stack, daemons: Daemons, gate: Gate) -> None:
+        self._client = stack.demo
+        self._daemons = daemons
+        self._gate = gate
+        self.id = self._client.submit(document(env=gate.env), gate.files(TICK))
+        self.processes: list[Visitor] = gate.expect(2)
+        self._client.wait_status(self.id, "RUNNING")
+        self.await_more_log()
+
+    @property
+    def worker(self) -> Daemon:
+        """The worker daemon that carries the job: the one that wrote of it last."""
+        mark = f"Job {self.id} goes from".encode()
+        carriers = [worker for worker in self._daemons.workers if mark in worker.log_path.read_bytes()]
+        assert len(carriers) == 1, "one worker carries a job"
+        return carriers[0]
+
+    def size(self) -> int:
+        return self._client.log_piece(self.id, "worker:0", limit=10_000_000)[1]
+
+    def await_more_log(self, timeout: float = 30) -> None:
+        before = self.size()
+        until(lambda: self.size() > before + 300, timeout, "more of the training's log")
+
+    def assert_untouched(self) -> None:
+        assert self._gate.visitors == self.processes, "processes were started again"
+        assert all(guests.alive(process.pid) for process in self.processes)
+        assert self._client.job(self.id)["status"] == "RUNNING"
+
+    def finish(self) -> None:
+        self.assert_untouched()
+        self._gate.open()
+        assert self._client.succeed(self.id)["attempt"] == 1
+        assert self._gate.visitors == self.processes
+        for task in ("worker:0", "worker:1"):
+            lines = self._client.log(self.id, task).splitlines()
+            assert lines == [*(f"line {i}" for i in range(len(lines) - 1)), f"lines {len(lines) - 1}"], task
+
+
+@pytest.fixture
+def training(stack: Stack, daemons: Daemons, gate: Gate) -> Iterator[Training]:
+    yield Training(stack, daemons, gate)
+
+
+def test_worker_killed_another_takes_over(stack: Stack, training: Training) -> None:
+    training.worker.kill()
+    began = time.monotonic()
+    until(lambda: any(event["kind"] == "lease" for event in stack.demo.events(training.id)), 30, "another worker takes the job over")
+    limit = QUICK["conductor"]["lease_time"] + QUICK["worker"]["heartbeat_interval"] + 10 * QUICK["conductor"]["sweep_interval"]
+    assert time.monotonic() - began < limit
+    training.await_more_log()
+    training.finish()
+
+
+def test_all_workers_killed_and_started_again(daemons: Daemons, training: Training) -> None:
+    for worker in daemons.workers:
+        worker.kill()
+    training.assert_untouched()
+    for worker in daemons.workers:
+        worker.start()
+    training.await_more_log(60)
+    training.finish()
+
+
+def test_one_conductor_killed_the_other_is_enough(stack: Stack, daemons: Daemons, training: Training) -> None:
+    daemons.conductors[0].kill()
+    training.await_more_log()
+    stack.demo.succeed(stack.demo.submit(document(name="meanwhile"), {"train.py": ""}))
+    training.finish()
+
+
+def test_all_conductors_killed_and_started_again(daemons: Daemons, training: Training) -> None:
+    for conductor in daemons.conductors:
+        conductor.kill()
+    training.await_more_log()
+    for conductor in daemons.conductors:
+        conductor.start()
+    training.finish()
+
+
+def test_training_that_ends_while_no_conductor_lives(stack: Stack, daemons: Daemons, gate: Gate, training: Training) -> None:
+    for conductor in daemons.conductors:
+        conductor.kill()
+    gate.open()
+    until(lambda: not any(guests.alive(process.pid) for process in training.processes), 20, "the end of the training")
+    for conductor in daemons.conductors:
+        conductor.start()
+    assert stack.demo.succeed(training.id)["attempt"] == 1
+
+
+def test_api_killed_and_started_again(daemons: Daemons, training: Training) -> None:
+    daemons.api.kill()
+    daemons.start()
+    training.finish()
+
+
+def test_worker_that_hangs_longer_than_its_lease_is_fenced(stack: Stack, training: Training) -> None:
+    """It wakes up believing that it holds the job; what it does must change nothing."""
+    worker = training.worker
+    os.kill(worker.pid, signal.SIGSTOP)
+    try:
+        until(lambda: any(event["kind"] == "lease" for event in stack.demo.events(training.id)), 30, "another worker takes the job over")
+        training.await_more_log()
+    finally:
+        os.kill(worker.pid, signal.SIGCONT)
+    training.await_more_log()
+    training.finish()
+
+
+def test_worker_that_is_stopped_hands_its_jobs_over_at_once(stack: Stack, training: Training) -> None:
+    worker = training.worker
+    began = time.monotonic()
+    assert worker.stop() == 0
+    until(lambda: any(event["kind"] == "lease" for event in stack.demo.events(training.id)), 30, "another worker takes the job over")
+    assert time.monotonic() - began < QUICK["conductor"]["lease_time"], "it was waited for the end of the lease"
+    training.await_more_log()
+    training.finish()
+
+
+def test_cancel_while_no_worker_lives_is_done_when_one_does(stack: Stack, daemons: Daemons, training: Training) -> None:
+    for worker in daemons.workers:
+        worker.kill()
+    stack.demo.cancel(training.id)
+    training.assert_untouched()
+    daemons.start()
+    assert stack.demo.finish(training.id)["status"] == "CANCELLED"
+    assert stack.cloud.servers(training.id) == []
