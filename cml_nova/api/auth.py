@@ -1,0 +1,132 @@
+"""Who asks, and may they? Tokens are checked by keystonemiddleware, permissions by oslo.policy."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import flask
+from keystonemiddleware import auth_token
+from oslo_config import cfg
+
+from cml_nova import exception
+from cml_nova.api.microversion import SERVICE_TYPE
+from cml_nova.api.services import services
+from cml_nova.context import RequestContext
+
+#: policy of routes that everybody may use
+OPEN = "open"
+
+_CACHE_KEY = "cml_nova.token_cache"
+
+
+class TokenCache:
+    """Remembers validated tokens in this process, for keystonemiddleware, which calls ``get`` and ``set`` like memcached's.
+
+    Its own in-process cache is deprecated, unbounded, not shared by threads, and looks through all entries at each request.
+
+    :param size: most tokens that are kept.
+    """
+
+    def __init__(self, size: int = 10000, clock: Callable[[], float] = time.monotonic) -> None:
+        self._size = size
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._entries: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
+
+    def get(self, key: str) -> bytes | None:
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is None:
+                return None
+            if entry[0] <= self._clock():
+                del self._entries[key]
+                return None
+            return entry[1]
+
+    def set(self, key: str, value: bytes, time: float = 0) -> None:
+        """Keep a value for ``time`` seconds."""
+        with self._lock:
+            self._entries[key] = (self._clock() + time, value)
+            self._entries.move_to_end(key)
+            while len(self._entries) > self._size:
+                self._entries.popitem(last=False)
+
+
+def require_tokens(app: Any, conf: cfg.ConfigOpts) -> Any:
+    """Wrap a WSGI application so that each request's token is checked.
+
+    Requests without a valid token are let through, marked as such: the application answers them itself, in the form of all
+    its errors, and some routes need no token.
+    """
+    checked = auth_token.AuthProtocol(app, {
+        "oslo_config_config": conf, "delay_auth_decision": True, "service_type": SERVICE_TYPE, "cache": _CACHE_KEY})
+    cache = None if conf.keystone_authtoken.memcached_servers else TokenCache()
+
+    def with_cache(environ: dict[str, Any], start_response: Any) -> Any:
+        if cache is not None:
+            environ[_CACHE_KEY] = cache
+        return checked(environ, start_response)
+
+    return with_cache
+
+
+def load_context() -> None:
+    """Note in ``flask.g.context`` who asks; None without a valid token."""
+    environ = flask.request.environ
+    flask.g.context = None
+    flask.g.authorized = False
+    if services().conf.api.auth_strategy == "keystone":
+        uri = services().conf.keystone_authtoken.www_authenticate_uri
+        flask.g.challenge = f'Keystone uri="{uri}"' if uri else "Keystone"
+        known = environ.get("HTTP_X_IDENTITY_STATUS") == "Confirmed"
+    else:
+        known = bool(environ.get("HTTP_X_USER_ID"))
+    # Made even for nobody: it puts the request's id into the log.
+    context = RequestContext.from_environ(environ)
+    if known:
+        flask.g.context = context
+
+
+def current() -> RequestContext:
+    """Who asks. :raises Unauthorized: nobody that Keystone knows."""
+    if flask.g.context is None:
+        raise exception.Unauthorized("The request needs a valid token of Keystone in the header X-Auth-Token.")
+    return cast(RequestContext, flask.g.context)
+
+
+def authorize(rule: str, target: Mapping[str, Any] | None = None) -> None:
+    """Assert that the policy allows this to whoever asks; each route does so before anything else.
+
+    :param rule: name without the prefix "cml:", or ``OPEN``.
+    :param target: project_id and user_id of the resource; None for the project of whoever asks.
+    :raises Unauthorized: there is no valid token.
+    :raises PolicyNotAuthorized, InvalidScope: (of oslo.policy) the answer is no.
+    """
+    if rule != OPEN:
+        context = current()
+        if context.project_id is None:
+            raise exception.Forbidden("The token must be scoped to a project; ask Keystone for one that is.")
+        own = {"project_id": context.project_id, "user_id": context.user_id}
+        services().enforcer.authorize(f"cml:{rule}", own if target is None else dict(target), context, do_raise=True)
+    flask.g.authorized = True
+
+
+def allowed(rule: str) -> bool:
+    """Tell whether the policy allows something beyond what the route needs."""
+    context = current()
+    own = {"project_id": context.project_id, "user_id": context.user_id}
+    return bool(services().enforcer.authorize(f"cml:{rule}", own, context))
+
+
+def assert_authorized(response: flask.Response) -> flask.Response:
+    """Fail loudly where a route answers without having asked the policy.
+
+    :raises AssertionError: it did; a bug.
+    """
+    if response.status_code < 400 and not flask.g.get("authorized"):
+        raise AssertionError(f"{flask.request.endpoint} answered without a policy check")
+    return response

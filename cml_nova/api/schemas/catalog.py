@@ -1,0 +1,24 @@
+"""Schemas of /v1/frameworks, /v1/flavors and /v1/workers."""
+
+from cml_nova.api.schemas.common import TIME, array, nullable, record
+
+_STRING = {"type": "string"}
+_NUMBER = {"type": "integer"}
+
+FRAMEWORK = record({
+    "name": _STRING,
+    "roles": array(record({"name": _STRING, "min": _NUMBER, "max": nullable(_NUMBER)})),
+    "images": array(record({"id": _STRING, "name": _STRING, "version": nullable(_STRING)})),
+}, title="Framework")
+FRAMEWORKS = record({"frameworks": array(FRAMEWORK)})
+
+FLAVOR = record({
+    "id": _STRING, "name": _STRING, "vcpus": _NUMBER, "ram": _NUMBER, "disk": _NUMBER,
+    "accelerators": {"anyOf": [record({"kind": _STRING, "count": _NUMBER}), {"type": "null"}]},
+}, title="Flavor")
+FLAVORS = record({"flavors": array(FLAVOR)})
+
+WORKER = record({
+    "id": _STRING, "host": _STRING, "capacity": _NUMBER, "draining": {"type": "boolean"}, "started_at": TIME, "seen_at": TIME,
+}, title="Worker")
+WORKERS = record({"workers": array(WORKER)})

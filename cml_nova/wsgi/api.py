@@ -1,0 +1,34 @@
+"""The API for WSGI servers: ``waitress-serve cml_nova.wsgi.api:application``, or uWSGI and gunicorn alike.
+
+Configuration is read from the files that the environment variable CML_NOVA_CONFIG_FILES lists, separated by colons; without it,
+from where oslo.config looks: /etc/cml_nova/cml_nova.conf and the like.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from oslo_config import cfg
+
+from cml_nova import conf as cml_conf
+from cml_nova import rpc
+from cml_nova.api.app import create_app
+from cml_nova.api.services import user_catalogs
+from cml_nova.conductor.rpcapi import ConductorClient
+from cml_nova.db.engine import Database
+from cml_nova.secrets import Vault
+from cml_nova.storage import get_storage
+
+
+def make_application() -> Any:
+    """Make the application from the configuration."""
+    conf = cfg.CONF
+    files = [name for name in os.environ.get("CML_NOVA_CONFIG_FILES", "").split(":") if name]
+    cml_conf.setup(conf, [arg for name in files for arg in ("--config-file", name)], prog="cml-nova-api")
+    return create_app(
+        conf, db=Database(conf), storage=get_storage(conf), conductor=ConductorClient(rpc.get_transport(conf)),
+        catalog_factory=user_catalogs(conf), vault=Vault.from_conf(conf))
+
+
+application = make_application()
