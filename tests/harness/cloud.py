@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ class Inventory:
 
 
 class LocalCloud:
-    """A local cloud with its own state directory and port.
+    """A local cloud with its own state directory, port and addresses, so that several can run on one machine.
 
     :param images_dir: where built framework images are; None for the one that needs no build only.
     """
@@ -46,7 +47,8 @@ class LocalCloud:
         self.url = f"http://127.0.0.1:{self.port}"
         self._defaults = {"boot_time": boot_time, "delete_time": 0.0, "gpus": gpus}
         command = ["cml-nova-localcloud", "serve", "--state-dir", str(directory), "--host", "127.0.0.1", "--port", str(self.port),
-                   "--gpus", str(gpus), "--boot-time", str(boot_time), *args]
+                   "--network", f"127.{random.randrange(65, 255)}.0.0/16", "--gpus", str(gpus), "--boot-time", str(boot_time),
+                   "--delete-time", "0", *args]
         if ml_endpoint:
             command += ["--ml-endpoint", ml_endpoint]
         if images_dir:
