@@ -1,0 +1,24 @@
+"""The nodes from outside (SSH) and from inside (the runner).
+
+The public names come from here; ``machine``, which loads paramiko, is imported when one of its names is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cml_nova.remote.keys import generate_keypair
+from cml_nova.remote.protocol import Hello, ProcessState
+from cml_nova.remote.userdata import cloud_config
+
+if TYPE_CHECKING:
+    from cml_nova.remote.machine import Access, Machine, Options, ProcessSpec, connect_all
+
+__all__ = ["Access", "Hello", "Machine", "Options", "ProcessSpec", "ProcessState", "cloud_config", "connect_all", "generate_keypair"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from cml_nova.remote import machine
+    return getattr(machine, name)

@@ -1,0 +1,323 @@
+"""A node's machine over SSH: the only module that knows paramiko.
+
+The host key is pinned: it was made by us and put into the node, so that any other key is somebody else's machine. Nothing is
+ever added to a list of known hosts, and nothing is read from one.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import paramiko
+
+from cml_nova import exception
+from cml_nova.remote import protocol, runner
+from cml_nova.remote.protocol import Hello, ProcessState
+from cml_nova.remote.session import COMMAND, Session, deadline_left
+
+OnLog = Callable[[int, str, int, bytes], None]
+OnState = Callable[[ProcessState], None]
+OnSample = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Access:
+    """How a machine is reached. Keys are OpenSSH texts: the login's private key, the host's public one."""
+
+    address: str
+    port: int
+    user: str
+    private_key: str
+    host_key: str
+
+    def __repr__(self) -> str:
+        return f"Access({self.user}@{self.address}:{self.port})"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Times in seconds, sizes in bytes.
+
+    :ivar dead_after: silence after which the path counts as lost; the runner gives a sign of life every 5 s.
+    :ivar reply_timeout: longest wait for an answer, and for progress of a transfer.
+    :ivar max_log_bytes: most log kept of one task and attempt.
+    :ivar sample_interval: between samples of the machine's use while its processes are followed.
+    :ivar power_off_after: the machine powers itself off when all processes have ended and nobody was connected for so long;
+        0 for never.
+    """
+
+    dead_after: float = 30
+    reply_timeout: float = 60
+    max_log_bytes: int = 1 << 30
+    sample_interval: float = 10
+    power_off_after: float = 0
+
+
+@dataclass(frozen=True)
+class ProcessSpec:
+    """A process to be.
+
+    :ivar command: one for ``/bin/sh -c``, or the words of one.
+    :ivar cwd: relative to the root; empty for the root itself.
+    :ivar ports: which held ports to let go of just before the start; None for all.
+    """
+
+    attempt: int
+    task: str
+    command: str | list[str]
+    env: Mapping[str, str]
+    cwd: str = ""
+    ports: Sequence[int] | None = None
+
+
+class _Carrier:
+    """An exec channel as the session wants it."""
+
+    def __init__(self, transport: paramiko.Transport, channel: paramiko.Channel, silence: float) -> None:
+        self._transport = transport
+        self._channel = channel
+        channel.settimeout(silence)
+
+    def sendall(self, data: bytes) -> None:
+        self._channel.sendall(data)
+
+    def recv(self, size: int) -> bytes:
+        return self._channel.recv(size)
+
+    def complaint(self) -> str:
+        self._channel.status_event.wait(1)  # what was said comes before the exit status
+        return self._channel.recv_stderr(4096).decode("utf-8", "replace") if self._channel.recv_stderr_ready() else ""
+
+    def close(self) -> None:
+        self._transport.close()
+
+
+class Machine:
+    """One SSH connection with one runner on it. Methods may be called from several threads.
+
+    Every method raises RemoteError when the path is lost, and NodeCommandFailed (a RemoteError) when the node refuses or fails.
+    After a loss call ``connect`` again: processes and logs on the node do not mind.
+    """
+
+    def __init__(self, access: Access, root: str = ".cml", options: Options | None = None) -> None:
+        self.access = access
+        self.root = root
+        self.options = options or Options()
+        self.hello: Hello | None = None
+        self._session: Session | None = None
+        self._connecting = threading.Lock()
+
+    @property
+    def connected(self) -> bool:
+        return self._session is not None and self._session.failure is None
+
+    def connect(self, timeout: float) -> Hello:
+        """Connect and bring the runner up, in one try. Does nothing but repeat its greeting if it is up.
+
+        :param timeout: seconds for all of it.
+        :raises HostKeyRefused: another key answers under this address.
+        :raises RemoteError: anything else went wrong, which may pass.
+        """
+        with self._connecting:
+            if self.connected and self.hello:
+                return self.hello
+            deadline = time.monotonic() + timeout
+            transport = self._transport(deadline)
+            try:
+                channel = transport.open_session(timeout=deadline_left(deadline))
+                channel.settimeout(max(0.1, deadline_left(deadline)))
+                channel.exec_command(COMMAND)
+                session = Session(_Carrier(transport, channel, self.options.dead_after), self.access.address, self.options.dead_after)
+                options = {"max_log": self.options.max_log_bytes, "sample_interval": self.options.sample_interval,
+                           "power_off_after": self.options.power_off_after}
+                self.hello = session.open(self.root, options, max(0.1, deadline_left(deadline)))
+            except (paramiko.SSHException, OSError, EOFError) as error:
+                transport.close()
+                raise exception.RemoteError(f"{self.access.address}: the runner can't be started: {_say(error)}.") from error
+            except BaseException:
+                transport.close()
+                raise
+            self._session = session
+            return self.hello
+
+    def close(self) -> None:
+        """End the connection; what runs on the node goes on."""
+        if self._session:
+            self._session.close()
+
+    def upload(self, name: str, digest: str | None, pieces: Iterable[bytes]) -> None:
+        """Unpack a tar stream, compressed or not, into ``<root>/<name>`` in one step.
+
+        :param digest: sha256 (hex) of the stream: it is checked, and nothing is sent if the same one is there already;
+            None to send it always.
+        """
+        session, timeout = self._use(), self.options.reply_timeout
+        exchange = session.begin("upload", credit=0, name=name, digest=digest)
+        try:
+            first = session.take(exchange, timeout)
+            if first is None:
+                raise exception.RemoteError(f"{self.access.address}: no answer in {timeout:g} s.")
+            if "go" not in first[0]:
+                return
+            for piece in pieces:
+                view = memoryview(piece)
+                for start in range(0, len(view), runner.PIECE):
+                    session.tell(exchange, "piece", bytes(view[start:start + runner.PIECE]))
+                if session.peek(exchange):
+                    break  # it has failed; the result says why
+            session.tell(exchange, "piece", end=True)
+            session.result(exchange, timeout)
+        finally:
+            session.forget(exchange, cancel=True)
+
+    def write(self, name: str, data: bytes, mode: int = 0o600) -> None:
+        """Write a small file (at most 1 MiB) ``<root>/<name>`` so that a reader sees all of it or none."""
+        self._use().request("write", data, timeout=self.options.reply_timeout, name=name, mode=mode)
+
+    def free_ports(self, count: int) -> list[int]:
+        """Find TCP ports that are free on every address of the machine, and hold them until ``start`` or the connection's end."""
+        result = self._use().request("ports", timeout=self.options.reply_timeout, count=count)
+        return protocol.parse_ports(result.get("ports"), count)
+
+    def start(self, spec: ProcessSpec) -> None:
+        """Start a process that outlives the connection. A second start of the same (attempt, task) does nothing.
+
+        :raises NodeCommandFailed: an older attempt is alive, a newer one exists, or this one was stopped.
+        """
+        document = {**asdict(spec), "env": dict(spec.env), "ports": None if spec.ports is None else list(spec.ports)}
+        self._use().request("start", json.dumps(document).encode(), timeout=self.options.reply_timeout)
+
+    def processes(self) -> list[ProcessState]:
+        """List the processes of all attempts."""
+        result = self._use().request("processes", timeout=self.options.reply_timeout).get("processes")
+        if not isinstance(result, list):
+            raise exception.RemoteError(f"{self.access.address}: the node gave no list of processes.")
+        return [protocol.parse_state(item) for item in result]
+
+    def follow(self, offsets: Mapping[tuple[int, str], int], on_log: OnLog, on_state: OnState, stop: threading.Event,
+               on_sample: OnSample | None = None) -> None:
+        """Pass on logs and states as they come, until ``stop`` is set or all processes of the newest attempt have ended.
+
+        Covers the newest attempt and the (attempt, task) named in ``offsets``. A state with ``ended`` comes after the whole log
+        of its process. Callbacks run in the calling thread; while one blocks, the node waits.
+
+        :param offsets: how many bytes of which log are known already.
+        """
+        session = self._use()
+        wanted = [[attempt, task, offset] for (attempt, task), offset in offsets.items()]
+        exchange = session.begin("follow", credit=protocol.WINDOW, offsets=wanted, window=protocol.WINDOW)
+        expected = dict(offsets)
+        try:
+            while not stop.is_set():
+                frame = session.take(exchange, 0.2)
+                if frame is None:
+                    continue
+                header, body = frame
+                if "result" in header:
+                    return
+                if "log" in header:
+                    self._deliver(header, body, expected, on_log)
+                elif "state" in header:
+                    on_state(protocol.parse_state(header["state"]))
+                elif "sample" in header and on_sample:
+                    on_sample(protocol.parse_sample(header["sample"]))
+                session.consumed(exchange, body)
+        finally:
+            session.forget(exchange, cancel=True)
+
+    def _deliver(self, header: dict[str, Any], body: bytes, expected: dict[tuple[int, str], int], on_log: OnLog) -> None:
+        key, offset = header["log"], header.get("offset")
+        good = isinstance(key, list) and len(key) == 2 and type(key[0]) is int and isinstance(key[1], str)
+        if not good or expected.get((key[0], key[1]), 0) != offset:
+            raise exception.RemoteError(f"{self.access.address}: the node sent a piece of log that does not fit.")
+        on_log(key[0], key[1], offset, body)
+        expected[key[0], key[1]] = offset + len(body)
+
+    def stop(self, attempt: int, grace: float, tasks: Sequence[str] | None = None) -> None:
+        """TERM, and KILL ``grace`` seconds later, for all descendants of an attempt's processes; returns when they are gone.
+
+        Idempotent. Without ``tasks`` the attempt can't be started any more, not by a delayed message either.
+        """
+        self._use().request("stop", timeout=grace + 30, attempt=attempt, grace=grace, tasks=None if tasks is None else list(tasks))
+
+    def fetch(self, name: str) -> Iterator[bytes]:
+        """Give ``<root>/<name>`` as a tar stream; a missing directory is an empty tar."""
+        session = self._use()
+        exchange = session.begin("fetch", credit=protocol.WINDOW, name=name, window=protocol.WINDOW)
+        try:
+            yield from session.pieces(exchange, self.options.reply_timeout)
+        finally:
+            session.forget(exchange, cancel=True)
+
+    def _use(self) -> Session:
+        if self._session is None:
+            raise exception.RemoteError(f"{self.access.address}: not connected.")
+        return self._session
+
+    def _transport(self, deadline: float) -> paramiko.Transport:
+        access = self.access
+        try:
+            sock = socket.create_connection((access.address, access.port), timeout=max(0.1, deadline_left(deadline)))
+        except OSError as error:
+            raise exception.RemoteError(f"{access.address}:{access.port}: no connection: {_say(error)}.") from error
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in ((socket.TCP_KEEPIDLE, 15), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 4)):
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+        kind, blob = _split(access.host_key)
+        transport = paramiko.Transport(sock)
+        try:
+            transport.get_security_options().key_types = [kind]
+            transport.banner_timeout = transport.auth_timeout = max(0.1, deadline_left(deadline))
+            transport.start_client(timeout=max(0.1, deadline_left(deadline)))
+            answered = transport.get_remote_server_key()
+            if answered.get_name() != kind or answered.asbytes() != blob:
+                raise exception.HostKeyRefused(
+                    f"{access.address}: the machine that answers has the host key {fingerprint(answered.asbytes())}, and not "
+                    f"{fingerprint(blob)}, which was put into the node. It is another machine, or somebody is in between.")
+            transport.auth_publickey(access.user, paramiko.Ed25519Key.from_private_key(io.StringIO(access.private_key)))
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            transport.close()
+            raise exception.RemoteError(f"{access.address}: SSH failed: {_say(error)}.") from error
+        except BaseException:
+            transport.close()
+            raise
+        return transport
+
+
+def connect_all(machines: Sequence[Machine], timeout: float, parallel: int = 64) -> list[Hello | exception.RemoteError]:
+    """Connect many machines, at most ``parallel`` at a time; give each one's greeting or error, in their order."""
+    def connect(machine: Machine) -> Hello | exception.RemoteError:
+        try:
+            return machine.connect(timeout)
+        except exception.RemoteError as error:
+            return error
+
+    if not machines:
+        return []
+    with ThreadPoolExecutor(min(parallel, len(machines)), "ssh-connect") as pool:
+        return list(pool.map(connect, machines))
+
+
+def fingerprint(blob: bytes) -> str:
+    """Name a public key the way OpenSSH does."""
+    return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
+
+
+def _split(public_key: str) -> tuple[str, bytes]:
+    kind, blob = public_key.split()[:2]
+    return kind, base64.b64decode(blob)
+
+
+def _say(error: BaseException) -> str:
+    return str(error) or type(error).__name__

@@ -1,0 +1,1314 @@
+"""The runner: what works inside a node. One file, standard library only, any Python from 3.6 on.
+
+The worker sends this file over an SSH exec channel and talks to it there in frames: two big-endian 32-bit lengths, a JSON
+object, raw bytes. That process is the *session*; it owns nothing that matters and may die at any time. Each training process
+has a *supervisor*: a child reaper in a session of its own that outlives the SSH connection, pumps the output into the log and
+writes ``state.json``. A supervisor holds a lock for as long as it lives, so a dead one can't be mistaken for a living one, not
+after a reboot and not when its pid is in use again.
+
+Below the root: ``tasks/<attempt>/<task>/{lock,state.json,log,wake,stop}``, the uploaded directories, ``output``, ``checkpoints``,
+``input``, ``hostfile``. Imports are few, and late where they are costly: dozens of nodes may be simulated on one machine.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+
+PROTOCOL = 1
+MAGIC = b"\x00CML-RUNNER\x01\n"
+MAX_HEADER = 1 << 20
+MAX_BODY = 1 << 20
+PIECE = 1 << 18
+FRAME_COST = 1024  # what a frame of a stream costs beside its body, in bytes of the receiver's window
+HEARTBEAT = 5.0
+TICK, IDLE_TICK = 0.05, 0.5
+MARKER = "CML_UNIT"
+ENDED = ("EXITED", "STOPPED", "LOST")
+NAME_SIGNS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:-")
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+class Refused(Exception):
+    """A request that can't be done; the text goes to the worker."""
+
+
+# ---------------------------------------------------------------------------------------------------- files and processes
+
+
+def read_text(path: str) -> str:
+    """Give a small file's content, or nothing where it can't be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def write_file(path: str, data: bytes, mode: int = 0o600) -> None:
+    """Write a file so that a reader sees all of it or none."""
+    temporary = "%s.%d.new" % (path, os.getpid())
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)
+        os.fchmod(file.fileno(), mode)
+    os.rename(temporary, path)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view):]
+
+
+def close_fds(keep: tuple) -> None:
+    """Close every descriptor above 2 but those; a child must not hold its parent's pipes and ports open."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) not in keep:
+            try:
+                os.close(int(name))
+            except OSError:
+                pass  # the one that listed the directory
+
+
+def boot_id() -> str:
+    return read_text("/proc/sys/kernel/random/boot_id").strip()
+
+
+def start_ticks(pid: int) -> int:
+    """Tell when a process started, in clock ticks after boot: with the pid it names one process; 0 if it is gone."""
+    fields = read_text("/proc/%d/stat" % pid).rpartition(")")[2].split()
+    return int(fields[19]) if len(fields) > 19 else 0
+
+
+def kill(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def parents() -> dict:
+    """Map each process to its parent."""
+    found = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            fields = read_text("/proc/%s/stat" % name).rpartition(")")[2].split()
+            if fields:
+                found[int(name)] = int(fields[1])
+    return found
+
+
+def descendants(pid: int) -> list:
+    """List the processes below this one, parents first."""
+    tree, queue = [], [pid]
+    if os.path.exists("/proc/self/task/%d/children" % os.getpid()):
+        while queue:
+            parent = queue.pop()
+            try:
+                threads = os.listdir("/proc/%d/task" % parent)
+            except OSError:
+                continue
+            for thread in threads:
+                children = [int(word) for word in read_text("/proc/%d/task/%s/children" % (parent, thread)).split()]
+                tree += children
+                queue += children
+        return tree
+    table = parents()
+    while queue:
+        parent = queue.pop()
+        children = [child for child, above in table.items() if above == parent]
+        tree += children
+        queue += children
+    return tree
+
+
+def marked(unit: str) -> list:
+    """List the processes that carry a task's mark in their environment: what is left when its supervisor was killed."""
+    mark = ("%s=%s" % (MARKER, unit)).encode("utf-8", "surrogateescape")
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit() and int(name) != os.getpid():
+            try:
+                with open("/proc/%s/environ" % name, "rb") as file:
+                    if mark in file.read().split(b"\0"):
+                        found.append(int(name))
+            except OSError:
+                continue  # gone, or another user's
+    return found
+
+
+def kill_all(find) -> None:  # type: ignore[no-untyped-def]
+    """Kill what ``find()`` lists. All are frozen first, until no new one turns up: killing alone loses against fast forkers."""
+    frozen: dict = {}
+    for _ in range(1000):
+        fresh = [pid for pid in find() if pid not in frozen]
+        if not fresh:
+            break
+        for pid in fresh:
+            frozen[pid] = True
+            kill(pid, signal.SIGSTOP)
+    for pid in frozen:
+        kill(pid, signal.SIGKILL)
+
+
+def prctl(option: int, value: int) -> bool:
+    """Set a process option; False where this Python or kernel can't."""
+    try:
+        import ctypes
+        return ctypes.CDLL(None).prctl(option, value, 0, 0, 0) == 0
+    except (ImportError, OSError, AttributeError):
+        return False
+
+
+def oom_kills() -> "int | None":
+    """Count the kernel's out-of-memory kills so far: in our own control group where it says, else on the machine."""
+    paths = []
+    for line in read_text("/proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            paths.append("/sys/fs/cgroup%s/memory.events" % path.rstrip("/"))
+        elif "memory" in controllers.split(","):
+            paths.append("/sys/fs/cgroup/memory%s/memory.oom_control" % path.rstrip("/"))
+    for path in [*paths, "/proc/vmstat"]:
+        for line in read_text(path).splitlines():
+            key, _, value = line.partition(" ")
+            if key == "oom_kill":
+                return int(value)
+    return None
+
+
+# ------------------------------------------------------------------------------------------------------------------- tasks
+
+
+def check_name(name: object, what: str) -> str:
+    if not isinstance(name, str) or not 0 < len(name) <= 128 or name[0] in ".-" or not NAME_SIGNS.issuperset(name):
+        raise Refused("%s: not a usable name" % what)
+    return name
+
+
+def inside(root: str, name: object, what: str) -> str:
+    """Give the path of a relative name below the root."""
+    if not isinstance(name, str) or not name:
+        raise Refused("%s: a relative path is needed" % what)
+    for part in name.split("/"):
+        if part in ("", ".", "..") or "\0" in part:
+            raise Refused("%s: %r is not a plain relative path" % (what, name))
+    return os.path.join(root, name)
+
+
+class Task:
+    """One process of one attempt, as the files say."""
+
+    def __init__(self, root: str, attempt: int, name: str) -> None:
+        self.attempt, self.name = attempt, name
+        self.path = os.path.join(root, "tasks", str(attempt), name)
+
+    def file(self, name: str) -> str:
+        return os.path.join(self.path, name)
+
+    def log_size(self) -> int:
+        try:
+            return os.stat(self.file("log")).st_size
+        except OSError:
+            return 0
+
+    def lock(self) -> int:
+        """Take the supervisor's lock; -1 if a supervisor has it. It lasts until the last copy of the descriptor is closed."""
+        try:
+            fd = os.open(self.file("lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        except FileNotFoundError:
+            return -1
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(fd)
+            return -1
+        return fd
+
+    def supervised(self) -> bool:
+        fd = self.lock()
+        if fd >= 0:
+            os.close(fd)
+        return fd < 0
+
+    def saved(self) -> "dict | None":
+        """Give what the supervisor wrote last; None before it wrote anything."""
+        text = read_text(self.file("state.json"))
+        try:
+            return json.loads(text) if text else None
+        except ValueError:
+            return {"attempt": self.attempt, "task": self.name, "state": "LOST", "reason": "its state file is damaged"}
+
+    def state(self) -> "dict | None":
+        """Give the state, LOST when it says RUNNING and its supervisor is gone; None if the process was never started."""
+        saved = self.saved()
+        if saved and saved["state"] == "RUNNING" and not self.supervised():
+            saved = self.saved()  # it may have ended between the two looks
+            if saved and saved["state"] == "RUNNING":
+                rebooted = saved["boot_id"] != boot_id()
+                saved.update(state="LOST", reason="the machine was restarted" if rebooted else "its supervisor was killed")
+        if saved:
+            saved["log_size"] = self.log_size()
+        return saved
+
+    def alive(self) -> bool:
+        state = self.state()
+        return self.supervised() if state is None else state["state"] == "RUNNING"
+
+
+def attempts(root: str) -> list:
+    try:
+        return sorted(int(name) for name in os.listdir(os.path.join(root, "tasks")) if name.isdigit())
+    except FileNotFoundError:
+        return []
+
+
+def tasks_of(root: str, attempt: int) -> list:
+    path = os.path.join(root, "tasks", str(attempt))
+    try:
+        return [Task(root, attempt, name) for name in sorted(os.listdir(path)) if os.path.isdir(os.path.join(path, name))]
+    except FileNotFoundError:
+        return []
+
+
+def all_tasks(root: str) -> list:
+    return [task for attempt in attempts(root) for task in tasks_of(root, attempt)]
+
+
+# -------------------------------------------------------------------------------------------------------------- supervisor
+
+
+class Supervisor:
+    """Runs one process: starts it, keeps its log, ends it with all of its descendants, says how it ended."""
+
+    def __init__(self, root: str, task: Task, spec: dict, environ: dict) -> None:
+        self.root, self.task, self.spec, self.environ = root, task, spec, environ
+        self.subreaper = prctl(PR_SET_CHILD_SUBREAPER, 1)
+        self.state = {"attempt": task.attempt, "task": task.name, "state": "RUNNING", "boot_id": boot_id(), "pid": None,
+                      "supervisor": os.getpid(), "supervisor_ticks": start_ticks(os.getpid()), "started_at": time.time()}
+        self.pid = 0
+        self.status: "int | None" = None
+        self.look = True
+        self.deadline: "float | None" = None
+        self.log_full = self.log_eof = False
+        self.log_size = 0
+        self.woke = 0.0
+
+    def save(self, **changes: object) -> None:
+        self.state.update(changes)
+        write_file(self.task.file("state.json"), json.dumps(self.state).encode())
+
+    def run(self, report: int = -1) -> None:
+        """Start the process and stay until it and its descendants are gone.
+
+        :param report: descriptor that is closed once the process runs or could not be started.
+        """
+        self.wake_in, wake_out = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wake_out)
+        for number in (signal.SIGCHLD, signal.SIGTERM):
+            signal.signal(number, lambda *_: None)
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_IGN)
+        self.log = os.open(self.task.file("log"), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if not os.path.exists(self.task.file("wake")):
+            os.mkfifo(self.task.file("wake"), 0o600)
+        self.wake = os.open(self.task.file("wake"), os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        ooms = oom_kills()
+        self.save()  # before the process exists: it must never be started a second time
+        self.spawn()
+        if report >= 0:
+            os.close(report)
+        self.attend()
+        self.end_descendants()
+        self.finish(ooms)
+
+    def spawn(self) -> None:
+        self.pipe, output = os.pipe()
+        os.set_blocking(self.pipe, False)
+        failed, tell = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                self.become_process(output)
+            except BaseException as error:
+                write_all(tell, ("cml: can't start the process: %s\n" % error).encode("utf-8", "replace"))
+            finally:
+                os._exit(127)
+        os.close(output)
+        os.close(tell)
+        self.save(pid=self.pid)
+        note = os.read(failed, 4096)  # ends when the exec has closed the other end
+        os.close(failed)
+        if note:
+            self.keep(note)
+
+    def become_process(self, output: int) -> None:
+        supervisor = os.getppid()
+        os.setsid()
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != supervisor:
+            os._exit(127)
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)
+        null = os.open("/dev/null", os.O_RDONLY)
+        for source, target in ((null, 0), (output, 1), (output, 2)):
+            os.dup2(source, target)
+        os.umask(0o022)
+        try:
+            write_file_at("/proc/self/oom_score_adj", b"500")  # let the kernel take the process rather than its supervisor
+        except OSError:
+            pass
+        os.chdir(inside(self.root, self.spec["cwd"], "cwd") if self.spec.get("cwd") else self.root)
+        command = self.spec["command"]
+        argv = ["/bin/sh", "-c", command] if isinstance(command, str) else command
+        # as bytes: the locale of a login over SSH may be "C"
+        environ = {encode(key): encode(value) for key, value in self.environ.items()}
+        os.execvpe(encode(argv[0]), [encode(word) for word in argv], environ)
+
+    def attend(self) -> None:
+        """Pump the output and obey stop requests until the process has ended."""
+        while True:
+            self.wait(1.0 if self.deadline is None else min(1.0, self.deadline - time.monotonic()))
+            self.reap()
+            if self.status is not None:
+                return
+            request = read_text(self.task.file("stop")) if self.look else ""
+            if request:
+                self.begin_stop(float(json.loads(request)["grace"]))
+            if self.deadline is not None and time.monotonic() >= self.deadline:
+                self.state["stopped_by"] = "KILL"
+                kill_all(self.below)
+                self.deadline = time.monotonic() + 0.05  # and again, until it has ended
+
+    def begin_stop(self, grace: float) -> None:
+        deadline = time.monotonic() + grace
+        os.unlink(self.task.file("stop"))
+        if self.deadline is None:
+            self.deadline = deadline
+            self.state["stopped_by"] = "TERM"
+            for pid in self.below():
+                kill(pid, signal.SIGTERM)
+        self.deadline = min(deadline, self.deadline)
+
+    def wait(self, timeout: float) -> None:
+        """Wait for output, a signal or the time; take in what output there is."""
+        poller = select.poll()
+        poller.register(self.wake_in, select.POLLIN)
+        if not self.log_eof:
+            poller.register(self.pipe, select.POLLIN)
+        ready = [fd for fd, _ in poller.poll(int(max(0.0, timeout) * 1000) + 1)]
+        self.look = self.wake_in in ready or not ready
+        if self.wake_in in ready:
+            os.read(self.wake_in, 512)
+        if self.pipe in ready:
+            self.pump()
+
+    def below(self) -> list:
+        """List everything that belongs to the process."""
+        found = descendants(os.getpid())
+        return found if self.subreaper else found + [pid for pid in marked(self.task.path) if pid not in found]
+
+    def reap(self) -> bool:
+        """Take in ended children; False if there are none left."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return False
+            if pid == 0:
+                return True
+            if pid == self.pid:
+                self.status = status
+
+    def pump(self) -> None:
+        try:
+            data = os.read(self.pipe, 1 << 16)
+        except BlockingIOError:
+            return
+        if data:
+            self.keep(data)
+        else:
+            self.log_eof = True
+
+    def keep(self, data: bytes) -> None:
+        """Append to the log, up to its limit; the process goes on unharmed beyond it."""
+        if self.log_full:
+            return
+        room = self.spec["max_log"] - self.log_size
+        note = b""
+        if len(data) > room:
+            self.log_full = True
+            data, note = data[:room], b"\ncml: the log has reached its limit of %d bytes; the rest is not kept\n" % self.spec["max_log"]
+        try:
+            write_all(self.log, data + note)
+        except OSError as error:
+            self.log_full = True
+            self.state["log_error"] = str(error)
+        self.log_size += len(data)
+        self.state["log_truncated"] = self.log_full
+        now = time.monotonic()
+        if now - self.woke >= TICK / 2:
+            self.woke = now
+            try:
+                os.write(self.wake, b".")
+            except BlockingIOError:
+                pass  # nobody has listened for a long time
+
+    def end_descendants(self) -> None:
+        """Kill what the process left behind, and take in the output up to then."""
+        limit = time.monotonic() + 10
+        while (self.reap() or (not self.subreaper and marked(self.task.path))) and time.monotonic() < limit:
+            kill_all(self.below)
+            self.wait(0.005)
+        limit = time.monotonic() + 2  # the end of file is certain unless something that can't be killed holds the pipe
+        while not self.log_eof and time.monotonic() < limit:
+            self.wait(0.1)
+
+    def finish(self, ooms: "int | None") -> None:
+        status = self.status or 0
+        number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
+        code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
+        stopped = self.state.get("stopped_by")
+        killed = number == signal.SIGKILL or code == 128 + signal.SIGKILL
+        oom: "bool | None" = False
+        if not stopped and (number or code):
+            now = oom_kills()
+            oom = (None if killed else False) if ooms is None or now is None else now > ooms
+        self.save(state="STOPPED" if stopped else "EXITED", exit_code=code, signal=number, oom=oom, ended_at=time.time())
+
+
+def encode(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def write_file_at(path: str, data: bytes) -> None:
+    with open(path, "wb", 0) as file:
+        file.write(data)
+
+
+def linger(root: str, task: Task, seconds: float) -> None:
+    """Power the machine off when all processes have ended and no session was there for so long; or leave it to a younger attempt."""
+    seen, since = 0, time.monotonic()
+    while True:
+        try:
+            contact = os.stat(os.path.join(root, "contact")).st_mtime_ns
+        except OSError:
+            contact = 0
+        others = all_tasks(root)
+        if any(other.attempt > task.attempt for other in others):
+            return
+        if contact != seen or any(other.alive() for other in others):
+            seen, since = contact, time.monotonic()
+        if time.monotonic() - since >= seconds:
+            os.execvp("poweroff", ["poweroff"])
+        time.sleep(min(5.0, seconds / 4))
+
+
+def supervise(root: str, task: Task, spec: dict, environ: dict, report: int = -1) -> None:
+    """Be a task's supervisor until its process has ended; the caller holds the lock."""
+    Supervisor(root, task, spec, environ).run(report)
+    if spec["power_off_after"]:
+        close_fds(())
+        linger(root, task, spec["power_off_after"])
+
+
+# ------------------------------------------------------------------------------------------------------------ start and stop
+
+
+def environment(root: str, task: Task, given: dict) -> dict:
+    """Give a process's variables: the login's, ours, the worker's."""
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("SSH_")}
+    environ.update({
+        "PYTHONUNBUFFERED": "1",
+        "CML_OUTPUT_DIR": os.path.join(root, "output"),
+        "CML_CHECKPOINT_DIR": os.path.join(root, "checkpoints"),
+        "CML_INPUT_DIR": os.path.join(root, "input"),
+        "CML_HOSTFILE": os.path.join(root, "hostfile"),
+        MARKER: task.path,
+    })
+    environ.update(given)
+    return environ
+
+
+def systemd_run() -> "list | None":
+    """Give the command that starts a unit of its own, where systemd runs the machine and lets this login do so for good.
+
+    A user's manager ends with the last login unless the user lingers, and would take the unit with it.
+    """
+    if not os.path.isdir("/run/systemd/system"):
+        return None
+    uid = os.getuid()
+    if uid == 0:
+        return ["systemd-run"]
+    import pwd
+    if os.path.exists("/var/lib/systemd/linger/" + pwd.getpwuid(uid).pw_name) and os.path.exists("/run/user/%d/systemd/private" % uid):
+        os.environ.setdefault("XDG_RUNTIME_DIR", "/run/user/%d" % uid)
+        return ["systemd-run", "--user"]
+    return None
+
+
+def start(root: str, spec: dict) -> bool:
+    """Start a process under a supervisor; False if it was started before.
+
+    :raises Refused: an older attempt is alive, a newer one exists, or this one was stopped.
+    """
+    attempt, task = spec["attempt"], Task(root, spec["attempt"], check_name(spec["task"], "task"))
+    with open(os.path.join(root, "start.lock"), "wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if task.saved() or (os.path.exists(task.path) and task.supervised()):
+            return False
+        newest = (attempts(root) or [attempt])[-1]
+        if newest > attempt:
+            raise Refused("attempt %d is over: attempt %d has begun" % (attempt, newest))
+        if os.path.exists(os.path.join(os.path.dirname(task.path), ".stopped")):
+            raise Refused("attempt %d was stopped" % attempt)
+        for other in all_tasks(root):
+            if other.attempt < attempt:
+                if other.alive():
+                    raise Refused("attempt %d can't start: %s of attempt %d is still running" % (attempt, other.name, other.attempt))
+                if (other.saved() or {}).get("state") == "RUNNING":
+                    kill_all(lambda path=other.path: marked(path))
+        for name in ("output", "checkpoints", "input"):
+            os.makedirs(os.path.join(root, name), exist_ok=True)
+        os.makedirs(task.path, exist_ok=True)
+        environ = environment(root, task, spec.pop("env"))
+        if environ.get("CML_NODE_IPS"):
+            write_file(environ["CML_HOSTFILE"], (environ["CML_NODE_IPS"].replace(",", "\n") + "\n").encode(), 0o644)
+        unit = systemd_run()
+        if unit:
+            start_unit(root, task, spec, environ, unit)
+        else:
+            start_child(root, task, spec, environ)
+    return True
+
+
+def start_child(root: str, task: Task, spec: dict, environ: dict) -> None:
+    """Fork the supervisor off twice, so that it is nobody's child; return when the process runs."""
+    held = task.lock()
+    seen, report = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setsid()
+            if os.fork() == 0:
+                os.chdir("/")
+                null = os.open("/dev/null", os.O_RDWR)
+                for fd in (0, 1, 2):
+                    os.dup2(null, fd)
+                close_fds((held, report))
+                supervise(root, task, spec, environ, report)
+        finally:
+            os._exit(0)
+    os.close(report)
+    os.close(held)
+    os.waitpid(child, 0)
+    os.read(seen, 1)
+    os.close(seen)
+    if not task.saved():
+        raise Refused("the supervisor did not come up")
+
+
+def start_unit(root: str, task: Task, spec: dict, environ: dict, unit: list) -> None:
+    """Start the supervisor as a transient unit: it survives the login and the kernel counts its memory apart."""
+    import subprocess
+    # the one moment when variables are in a file: a unit can't be handed them otherwise without showing them to everybody
+    write_file(task.file("spec.json"), json.dumps({"spec": spec, "environ": environ}).encode())
+    name = "cml-%d-%s-%d" % (task.attempt, task.name.replace(":", "-"), os.getpid())
+    command = [*unit, "--quiet", "--collect", "--unit", name,
+               "-p", "KillMode=control-group", "-p", "OOMPolicy=continue", "-p", "TasksMax=infinity",
+               sys.executable, "-IS", os.path.join(root, "runner.py"), root, str(task.attempt), task.name]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60)
+    limit = time.monotonic() + 15
+    while done.returncode == 0 and time.monotonic() < limit:
+        if (task.saved() or {}).get("pid"):
+            return
+        time.sleep(0.01)
+    raise Refused("systemd-run: %s" % (done.stdout.decode("utf-8", "replace").strip() or "the supervisor did not come up"))
+
+
+def run_unit(root: str, attempt: int, name: str) -> None:
+    """Be the supervisor in a unit of its own."""
+    task = Task(root, attempt, name)
+    held = task.lock()
+    given = json.loads(read_text(task.file("spec.json")))
+    os.unlink(task.file("spec.json"))
+    if held >= 0 and not task.saved():
+        supervise(root, task, given["spec"], given["environ"])
+
+
+class Stop:
+    """A stop on its way: done when all of its tasks have ended."""
+
+    def __init__(self, root: str, attempt: int, grace: float, names: "list | None") -> None:
+        with open(os.path.join(root, "start.lock"), "wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # a start is either seen here or sees the mark
+            if names is None:
+                os.makedirs(os.path.join(root, "tasks", str(attempt)), exist_ok=True)
+                write_file(os.path.join(root, "tasks", str(attempt), ".stopped"), b"")
+            self.tasks = [task for task in tasks_of(root, attempt) if names is None or task.name in names]
+        self.limit = time.monotonic() + grace + 20
+        for task in self.tasks:
+            state = task.state()
+            if state and state["state"] == "RUNNING":
+                write_file(task.file("stop"), json.dumps({"grace": grace}).encode())
+                if start_ticks(state["supervisor"]) == state["supervisor_ticks"]:
+                    kill(state["supervisor"], signal.SIGTERM)
+            elif state and state["state"] == "LOST":
+                kill_all(lambda path=task.path: marked(path))
+
+    def left(self) -> list:
+        self.tasks = [task for task in self.tasks if task.alive()]
+        return self.tasks
+
+
+# ----------------------------------------------------------------------------------------------------------- tar in and out
+
+
+class Summed:
+    """A descriptor as a file that tarfile can read, with the sha256 of what was read."""
+
+    def __init__(self, fd: int) -> None:
+        import hashlib
+        self.fd, self.sum = fd, hashlib.sha256()
+
+    def read(self, size: int) -> bytes:
+        parts = []
+        while size:
+            part = os.read(self.fd, min(size, PIECE))
+            if not part:
+                break
+            self.sum.update(part)
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+
+def unpack(root: str, name: str, digest: "str | None", source: int) -> None:
+    """Unpack a tar stream beside its place, then put it there in one step; runs in a child of the session."""
+    import shutil
+    import tarfile
+    target, mark = inside(root, name, "name"), digest_file(root, name)
+    fresh, old = "%s.%d.new" % (target, os.getpid()), "%s.%d.old" % (target, os.getpid())
+    stream = Summed(source)
+    os.makedirs(fresh)
+    try:
+        with tarfile.open(fileobj=stream, mode="r|*", bufsize=PIECE) as archive:  # type: ignore[call-overload]
+            for member in archive:
+                unpack_member(archive, member, fresh)
+        while stream.read(PIECE):
+            pass
+        if digest and stream.sum.hexdigest() != digest:
+            raise Refused("%s: what arrived has another sha256 than %s" % (name, digest))
+        if os.path.exists(mark):
+            os.unlink(mark)
+        if os.path.lexists(target):
+            os.rename(target, old)
+        os.rename(fresh, target)
+        if digest:
+            write_file(mark, digest.encode())
+    except (tarfile.TarError, EOFError) as error:
+        raise Refused("%s: not a good tar archive: %s" % (name, error)) from None
+    finally:
+        for leftover in (fresh, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def unpack_member(archive, member, directory: str) -> None:  # type: ignore[no-untyped-def]
+    """Unpack files, directories, and links that stay inside; refuse everything else."""
+    name = os.path.normpath(member.name)
+    if name == ".":
+        return
+    if name.startswith(("/", "..")):
+        raise Refused("%r: leads out of the archive's directory" % member.name)
+    path = os.path.join(directory, name)
+    parent = os.path.realpath(os.path.dirname(path))
+    if (parent + "/").startswith(os.path.realpath(directory) + "/") is False:
+        raise Refused("%r: leads out of the archive's directory" % member.name)
+    os.makedirs(parent, exist_ok=True)
+    if member.isdir():
+        os.makedirs(path, exist_ok=True)
+    elif member.isreg():
+        if os.path.lexists(path):
+            os.unlink(path)
+        with archive.extractfile(member) as source, open(path, "wb") as file:
+            for piece in iter(lambda: source.read(PIECE), b""):
+                file.write(piece)
+        os.chmod(path, member.mode & 0o755 | 0o600)
+        os.utime(path, (member.mtime, member.mtime))
+    elif member.issym():
+        inner = os.path.realpath(os.path.join(parent, member.linkname))
+        if os.path.isabs(member.linkname) or not inner.startswith(os.path.realpath(directory) + "/"):
+            raise Refused("%r: links to %r outside of the archive" % (member.name, member.linkname))
+        os.symlink(member.linkname, path)
+    else:
+        raise Refused("%r: only files, directories and symbolic links are unpacked" % member.name)
+
+
+def digest_file(root: str, name: str) -> str:
+    return inside(root, name, "name") + ".sha256"
+
+
+def pack(root: str, name: str, sink: int) -> None:
+    """Write a directory as a tar stream; files that change or vanish meanwhile do no harm. Runs in a child of the session.
+
+    A symbolic link to a file inside the directory goes as a copy of that file, any other link or special file is left out.
+    """
+    import tarfile
+    top = inside(root, name, "name")
+    real = os.path.realpath(top) + "/"
+    for path, directories, files in os.walk(top):
+        directories.sort()
+        for file in sorted(files):
+            full = os.path.join(path, file)
+            if os.path.islink(full) and not os.path.realpath(full).startswith(real):
+                continue
+            try:
+                fd = os.open(full, os.O_RDONLY | os.O_NONBLOCK)
+            except OSError:
+                continue  # it has vanished, or is not ours to read
+            try:
+                status = os.fstat(fd)
+                if status.st_mode & 0o170000 == 0o100000:
+                    pack_file(sink, fd, status, os.path.relpath(full, top), tarfile)
+            finally:
+                os.close(fd)
+    write_all(sink, b"\0" * 1024)
+
+
+def pack_file(sink: int, fd: int, status: os.stat_result, name: str, tarfile) -> None:  # type: ignore[no-untyped-def]
+    info = tarfile.TarInfo(name)
+    info.size, info.mtime, info.mode = status.st_size, int(status.st_mtime), status.st_mode & 0o777
+    write_all(sink, info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
+    left = info.size
+    while left:
+        piece = os.read(fd, min(left, PIECE)) or b"\0" * min(left, PIECE)  # the file shrank: the header has promised the size
+        write_all(sink, piece)
+        left -= len(piece)
+    write_all(sink, b"\0" * (-info.size % 512))
+
+
+# ----------------------------------------------------------------------------------------------------------------- samples
+
+
+def cpu_times() -> tuple:
+    """Give (busy, all) processor time of the machine so far, in ticks."""
+    fields = [int(word) for word in read_text("/proc/stat").split("\n", 1)[0].split()[1:9]]
+    return (sum(fields) - fields[3] - fields[4], sum(fields)) if len(fields) > 4 else (0, 0)
+
+
+def memory() -> tuple:
+    """Give (used, total) memory of the machine in bytes."""
+    found = {}
+    for line in read_text("/proc/meminfo").splitlines():
+        key, _, rest = line.partition(":")
+        found[key] = int(rest.split()[0]) * 1024
+    total = found.get("MemTotal", 0)
+    return total - found.get("MemAvailable", total), total
+
+
+def gpu_rows(text: str) -> list:
+    """Read nvidia-smi's table: utilisation in percent, memory in bytes; a field that a GPU does not have is None."""
+    def number(word: str) -> "float | None":
+        try:
+            return float(word)
+        except ValueError:
+            return None
+
+    rows = []
+    for line in text.splitlines():
+        words = [number(word) for word in line.split(",")]
+        if len(words) == 4 and words[0] is not None:
+            used, total = (None if word is None else int(word) << 20 for word in words[2:])
+            rows.append({"index": int(words[0]), "utilization": words[1], "memory_used": used, "memory_total": total})
+    return rows
+
+
+# ----------------------------------------------------------------------------------------------------------------- session
+
+
+class Child:
+    """A forked helper of the session for what may block: it has one pipe for data, and one that brings its last word."""
+
+    def __init__(self, work, sends: bool) -> None:  # type: ignore[no-untyped-def]
+        read, write = os.pipe()
+        word, tell = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+            ours = write if sends else read
+            text = "internal"
+            try:
+                close_fds((ours, tell))
+                work(ours)
+                text = ""
+            except Refused as error:
+                text = str(error)
+            except BaseException as error:
+                text = "%s: %s" % (type(error).__name__, error)
+            finally:
+                os.write(tell, text.encode("utf-8", "replace")[:4096])
+                os._exit(0 if not text else 1)
+        os.close(tell)
+        os.close(read if not sends else write)
+        self.data, self.word = (read, word) if sends else (write, word)
+        self.open = True
+        for fd, size in ((self.data, 1 << 20),):
+            os.set_blocking(fd, False)
+            try:
+                fcntl.fcntl(fd, 1031, size)  # F_SETPIPE_SZ
+            except OSError:
+                pass  # a smaller pipe does as well
+
+    def close_data(self) -> None:
+        if self.open:
+            self.open = False
+            os.close(self.data)
+
+    def end(self) -> str:
+        """Wait for the end; give the error, or nothing if all went well."""
+        text = os.read(self.word, 4096).decode("utf-8", "replace")
+        self.close_data()
+        os.close(self.word)
+        _, status = os.waitpid(self.pid, 0)
+        return text or ("" if status == 0 else "the helper process ended with status %d" % status)
+
+    def abort(self) -> None:
+        kill(self.pid, signal.SIGKILL)
+        self.end()
+
+
+class Upload:
+    """Takes pieces in and feeds them to an unpacking child."""
+
+    def __init__(self, session: "Session", number: int, name: str, digest: "str | None") -> None:
+        self.session, self.number = session, number
+        self.buffer, self.complete = bytearray(), False
+        self.child = Child(lambda fd: unpack(session.root, name, digest, fd), sends=False)
+
+    def fds(self) -> dict:
+        found = {self.child.word: select.POLLIN}
+        if self.buffer and self.child.open:
+            found[self.child.data] = select.POLLOUT
+        return found
+
+    def piece(self, header: dict, body: bytes) -> None:
+        if header.get("end"):
+            self.complete = True
+        self.buffer += body
+        self.feed()
+
+    def feed(self) -> None:
+        try:
+            while self.buffer and self.child.open:
+                del self.buffer[:os.write(self.child.data, memoryview(self.buffer)[:PIECE].tobytes())]
+        except BlockingIOError:
+            return
+        except BrokenPipeError:
+            self.child.close_data()
+        if not self.child.open:
+            self.buffer.clear()
+        elif self.complete:
+            self.child.close_data()
+
+    def ready(self, fd: int) -> None:
+        if fd == self.child.word:
+            self.session.answer(self.number, self.child.end())
+        else:
+            self.feed()
+
+    def cancel(self) -> None:
+        self.child.abort()
+
+
+class Fetch:
+    """Sends what a packing child writes, as far as the receiver's window goes."""
+
+    def __init__(self, session: "Session", number: int, name: str, window: int) -> None:
+        self.session, self.number, self.credit = session, number, window
+        self.child = Child(lambda fd: pack(session.root, name, fd), sends=True)
+
+    def fds(self) -> dict:
+        return {self.child.data: select.POLLIN} if self.credit > FRAME_COST and self.session.relaxed() else {}
+
+    def ready(self, fd: int) -> None:
+        data = os.read(fd, min(PIECE, self.credit - FRAME_COST))
+        if data:
+            self.credit -= FRAME_COST + len(data)
+            self.session.send({"id": self.number, "data": True}, data)
+        else:
+            self.session.answer(self.number, self.child.end())
+
+    def cancel(self) -> None:
+        self.child.abort()
+
+
+class Follow:
+    """Sends logs and states as they come. A state that ends a process goes out after all of its log."""
+
+    def __init__(self, session: "Session", number: int, offsets: dict, window: int) -> None:
+        self.session, self.number, self.offsets, self.credit = session, number, offsets, window
+        self.sent: dict = {}
+        self.cache: dict = {}
+        self.wakes: dict = {}  # descriptor -> task key: readable when the log has grown, hung up when the supervisor is gone
+        self.next, self.pause = 0.0, TICK
+
+    def fds(self) -> dict:
+        return {fd: select.POLLIN for fd in self.wakes} if self.next - time.monotonic() > TICK or self.pause > TICK else {}
+
+    def ready(self, fd: int) -> None:
+        try:
+            if not os.read(fd, 4096):  # hung up
+                self.cache.pop(self.wakes.pop(fd), None)
+                os.close(fd)
+        except BlockingIOError:
+            pass
+        self.pause = TICK
+        self.tick()
+
+    def cancel(self) -> None:
+        for fd in self.wakes:
+            os.close(fd)
+
+    def tasks(self) -> list:
+        root = self.session.root
+        newest = attempts(root)[-1:]
+        named = [Task(root, attempt, name) for attempt, name in self.offsets if [attempt] != newest]
+        return [task for task in named if os.path.isdir(task.path)] + (tasks_of(root, newest[0]) if newest else [])
+
+    def state_of(self, task: Task) -> "dict | None":
+        """Give a task's state; the lock of a running one is looked at once a second only."""
+        key = (task.attempt, task.name)
+        try:
+            status = os.stat(task.file("state.json"))
+        except FileNotFoundError:
+            return None
+        version = (status.st_ino, status.st_mtime_ns)
+        known = self.cache.get(key)
+        if not known or known[0] != version or time.monotonic() - known[1] > 1:
+            known = self.cache[key] = (version, time.monotonic(), task.state())
+            if known[2] and known[2]["state"] == "RUNNING" and key not in self.wakes.values():
+                try:
+                    self.wakes[os.open(task.file("wake"), os.O_RDONLY | os.O_NONBLOCK)] = key
+                except OSError:
+                    pass  # the look at every tick does as well
+        return known[2]
+
+    def tick(self) -> None:
+        moved, done = False, True
+        for task in self.tasks():
+            key = (task.attempt, task.name)
+            state = self.state_of(task)  # before the log: what an ended process wrote is all there
+            moved |= self.send_log(task, key)
+            if state is None:
+                done = False
+                continue
+            ended = state["state"] in ENDED
+            summary = (state["state"], state["pid"])
+            if self.sent.get(key) != summary and not (ended and self.offsets.get(key, 0) < task.log_size()):
+                if self.credit > FRAME_COST:
+                    self.credit -= FRAME_COST
+                    self.sent[key] = summary
+                    self.session.send({"id": self.number, "state": dict(state, log_size=task.log_size())})
+                    moved = True
+            done = done and ended and self.sent.get(key) == summary
+        if done:
+            self.cancel()
+            self.session.answer(self.number, "")
+        self.pause = TICK if moved else min(self.pause * 1.5, IDLE_TICK)
+        self.next = time.monotonic() + self.pause
+
+    def send_log(self, task: Task, key: tuple) -> bool:
+        offset = self.offsets.setdefault(key, 0)
+        if task.log_size() <= offset:
+            return False
+        with open(task.file("log"), "rb", 0) as log:
+            log.seek(offset)
+            while self.credit > FRAME_COST and self.session.relaxed():
+                data = log.read(min(PIECE, self.credit - FRAME_COST))
+                if not data:
+                    break
+                self.credit -= FRAME_COST + len(data)
+                self.session.send({"id": self.number, "log": key, "offset": offset}, data)
+                offset += len(data)
+        self.offsets[key] = offset
+        return True
+
+
+class Session:
+    """Serves one SSH connection: requests in, replies and streams out, one thread, nothing blocks for long."""
+
+    def __init__(self) -> None:
+        self.root = ""
+        self.input, self.output = bytearray(), bytearray(MAGIC)
+        self.streams: dict = {}
+        self.stops: dict = {}
+        self.ports: dict = {}
+        self.beat = self.stuck = time.monotonic()
+        self.options: dict = {}
+        self.sampled, self.cpu, self.gpu = 0.0, cpu_times(), ""
+        self.smi: "Child | None" = None
+
+    # frames
+
+    def send(self, header: dict, body: bytes = b"") -> None:
+        head = json.dumps(header).encode()
+        if not self.output:
+            self.stuck = time.monotonic()
+        self.output += struct.pack(">II", len(head), len(body)) + head + body
+
+    def answer(self, number: int, error: str = "", **result: object) -> None:
+        """Send the last frame of a request."""
+        self.streams.pop(number, None)
+        self.send({"id": number, "error": error} if error else {"id": number, "result": result})
+
+    def relaxed(self) -> bool:
+        """Tell whether the output has room for more of a stream."""
+        return len(self.output) < 4 * PIECE
+
+    def run(self) -> None:
+        os.set_blocking(0, False)
+        os.set_blocking(1, False)
+        while self.turn() and self.housekeeping():
+            pass
+
+    def turn(self) -> bool:
+        """Wait for something to happen and see to it; False at the end of the input."""
+        owners = {fd: (events, stream) for stream in self.streams.values() for fd, events in stream.fds().items()}
+        poller = select.poll()
+        for fd, (events, _) in owners.items():
+            poller.register(fd, events)
+        if not any(isinstance(stream, Upload) and len(stream.buffer) > MAX_BODY for stream in self.streams.values()):
+            poller.register(0, select.POLLIN)
+        if self.output:
+            poller.register(1, select.POLLOUT)
+        if self.smi:
+            poller.register(self.smi.word, select.POLLIN)
+        for fd, _ in poller.poll(self.timeout()):
+            if fd in owners:
+                stream = owners[fd][1]
+                if stream is self.streams.get(stream.number):  # an event before may have ended it
+                    stream.ready(fd)
+            elif fd == 1:
+                self.flush()
+            elif fd == 0:
+                if not self.take():
+                    return False
+            else:
+                self.end_sample()
+        return True
+
+    def timeout(self) -> int:
+        """Give the milliseconds until something is to be done unasked."""
+        times = [self.beat + HEARTBEAT] + [stream.next for stream in self.streams.values() if isinstance(stream, Follow)]
+        if self.stops:
+            times.append(time.monotonic() + 0.02)
+        return max(0, int((min(times) - time.monotonic()) * 1000) + 1)
+
+    def take(self) -> bool:
+        try:
+            data = os.read(0, 1 << 16)
+        except BlockingIOError:
+            return True
+        self.input += data
+        while len(self.input) >= 8:
+            head, body = struct.unpack(">II", self.input[:8])
+            if head > MAX_HEADER or body > MAX_BODY:
+                raise SystemExit("a frame is too large")
+            if len(self.input) < 8 + head + body:
+                break
+            header = json.loads(self.input[8:8 + head].decode())
+            payload = bytes(self.input[8 + head:8 + head + body])
+            del self.input[:8 + head + body]
+            self.handle(header, payload)
+        return bool(data)
+
+    def flush(self) -> None:
+        try:
+            del self.output[:os.write(1, memoryview(self.output)[:PIECE].tobytes())]
+            self.stuck = time.monotonic()
+        except BlockingIOError:
+            pass
+
+    def housekeeping(self) -> bool:
+        """Do what is due; False when nobody takes our output any more."""
+        now = time.monotonic()
+        if now - self.beat >= HEARTBEAT:
+            self.beat = now
+            self.touch()
+            if self.output:
+                return now - self.stuck < 120
+            self.send({"beat": time.time()})
+        for number, stop in list(self.stops.items()):
+            left = stop.left()
+            if not left or now > stop.limit:
+                del self.stops[number]
+                self.answer(number, "can't be killed: " + ", ".join(task.name for task in left) if left else "")
+        follows = [stream for stream in self.streams.values() if isinstance(stream, Follow)]
+        for follow in follows:
+            if now >= follow.next:
+                follow.tick()
+        if follows and not self.smi and now - self.sampled >= self.options["sample_interval"]:
+            self.begin_sample(now)
+        return True
+
+    def touch(self) -> None:
+        if self.root:
+            write_file(os.path.join(self.root, "contact"), b"")
+
+    # samples
+
+    def begin_sample(self, now: float) -> None:
+        first, self.sampled = not self.sampled, now
+        if first:
+            self.cpu = cpu_times()
+            return
+        path, tool = self.root, "nvidia-smi"
+        if any(os.access(os.path.join(part, tool), os.X_OK) for part in os.environ.get("PATH", "").split(":")):
+            path = os.path.join(path, ".gpu")
+
+            def work(_: int) -> None:
+                fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+                os.dup2(fd, 1)
+                signal.alarm(8)
+                os.execvp(tool, [tool, "--query-gpu=index,utilization.gpu,memory.used,memory.total", "--format=csv,noheader,nounits"])
+
+            self.smi = Child(work, sends=True)
+        else:
+            self.send_sample([])
+
+    def end_sample(self) -> None:
+        if self.smi:
+            self.smi.end()
+            self.smi = None
+            self.send_sample(gpu_rows(read_text(os.path.join(self.root, ".gpu"))))
+
+    def send_sample(self, gpus: list) -> None:
+        busy, total = cpu_times()
+        share = (busy - self.cpu[0]) / max(1, total - self.cpu[1])
+        self.cpu = busy, total
+        used, size = memory()
+        sample = {"at": time.time(), "cpu_percent": round(100 * share, 1), "memory_used": used, "memory_total": size, "gpus": gpus}
+        for stream in self.streams.values():
+            if isinstance(stream, Follow) and stream.credit > FRAME_COST:
+                stream.credit -= FRAME_COST
+                self.send({"id": stream.number, "sample": sample})
+
+    # requests
+
+    def handle(self, header: dict, body: bytes) -> None:
+        number, op = header["id"], header["op"]
+        stream = self.streams.get(number)
+        if op == "credit":
+            if stream:
+                stream.credit += header["bytes"]
+        elif op == "piece":
+            if stream:
+                stream.piece(header, body)
+        elif op == "cancel":
+            if stream:
+                stream.cancel()
+                self.answer(number)
+        else:
+            try:
+                getattr(self, "do_" + op)(number, header, body)
+            except Refused as error:
+                self.answer(number, str(error))
+            except (OSError, ValueError) as error:
+                self.answer(number, "%s: %s" % (op, error))
+
+    def do_hello(self, number: int, header: dict, body: bytes) -> None:
+        self.root = os.path.join(os.path.expanduser("~"), header["root"])
+        self.options = header["options"]
+        os.makedirs(self.root, mode=0o700, exist_ok=True)
+        self.root = os.path.realpath(self.root)
+        write_file(os.path.join(self.root, "runner.py"), body)
+        self.touch()
+        self.answer(number, protocol=PROTOCOL, python=sys.version.split()[0], root=self.root, boot_id=boot_id(),
+                    cpus=os.cpu_count() or 0, memory=memory()[1], user=os.getuid(), now=time.time())
+
+    def do_upload(self, number: int, header: dict, body: bytes) -> None:
+        name, digest = header["name"], header["digest"]
+        if digest and read_text(digest_file(self.root, name)) == digest and os.path.isdir(inside(self.root, name, "name")):
+            self.answer(number, have=True)
+        else:
+            self.streams[number] = Upload(self, number, name, digest)
+            self.send({"id": number, "go": True})
+
+    def do_write(self, number: int, header: dict, body: bytes) -> None:
+        path = inside(self.root, header["name"], "name")
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        write_file(path, body, header["mode"])
+        self.answer(number)
+
+    def do_ports(self, number: int, header: dict, body: bytes) -> None:
+        self.answer(number, ports=[self.hold_port() for _ in range(header["count"])])
+
+    def hold_port(self) -> int:
+        """Bind a free port on all addresses, outside of the range that the kernel gives to outgoing connections."""
+        low, high = ([int(word) for word in read_text("/proc/sys/net/ipv4/ip_local_port_range").split()] or [32768, 60999])[:2]
+        choice = [port for port in range(10000, 32000) if not low <= port <= high] or range(10000, 32000)
+        for _ in range(10000):
+            port = choice[int.from_bytes(os.urandom(4), "big") % len(choice)]
+            held = bind(port)
+            if held:
+                self.ports[port] = held
+                return port
+        raise Refused("there is no free port")
+
+    def do_start(self, number: int, header: dict, body: bytes) -> None:
+        spec = json.loads(body.decode())
+        for port in list(self.ports) if spec["ports"] is None else spec["ports"]:
+            held = self.ports.pop(port, None)
+            if held:
+                held.close()
+        spec.update(max_log=self.options["max_log"], power_off_after=self.options["power_off_after"])
+        self.answer(number, started=start(self.root, spec))
+
+    def do_processes(self, number: int, header: dict, body: bytes) -> None:
+        states = [task.state() for task in all_tasks(self.root)]
+        self.answer(number, processes=[state for state in states if state])
+
+    def do_follow(self, number: int, header: dict, body: bytes) -> None:
+        offsets = {(attempt, check_name(name, "task")): offset for attempt, name, offset in header["offsets"]}
+        self.streams[number] = follow = Follow(self, number, offsets, header["window"])
+        follow.tick()
+
+    def do_stop(self, number: int, header: dict, body: bytes) -> None:
+        self.stops[number] = Stop(self.root, header["attempt"], header["grace"], header["tasks"])
+
+    def do_fetch(self, number: int, header: dict, body: bytes) -> None:
+        inside(self.root, header["name"], "name")
+        self.streams[number] = Fetch(self, number, header["name"], header["window"])
+
+
+def bind(port: int) -> "socket.socket | None":
+    for family, address in ((socket.AF_INET6, "::"), (socket.AF_INET, "")):
+        try:
+            held = socket.socket(family, socket.SOCK_STREAM)
+        except OSError:
+            continue  # a kernel without IPv6
+        try:
+            if family == socket.AF_INET6:
+                held.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            held.bind((address, port))
+            return held
+        except OSError as error:
+            held.close()
+            if error.errno == errno.EADDRINUSE:
+                return None
+    return None
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 4:
+        run_unit(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    else:
+        Session().run()
