@@ -1,0 +1,189 @@
+"""Neutron's state: the shared network, ports, and security groups with their rules."""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+import uuid
+
+from cml_nova.localcloud import errors
+from cml_nova.localcloud.scheduler import Quotas
+from cml_nova.localcloud.store import Document, Store
+from cml_nova.localcloud.timers import Clock
+from cml_nova.localcloud.times import iso
+
+NETWORK_NAME = "local-net"
+RULE_KEYS = ("direction", "ethertype", "protocol", "port_range_min", "port_range_max", "remote_ip_prefix", "remote_group_id")
+
+
+class Networks:
+    """The one network that all projects share, and what is attached to it.
+
+    :param cidr: addresses of the network; loopback ones, since servers are processes on this machine.
+    """
+
+    def __init__(self, store: Store, clock: Clock, quotas: Quotas, cidr: str) -> None:
+        self._store = store
+        self._clock = clock
+        self._quotas = quotas
+        self.cidr = ipaddress.IPv4Network(cidr)
+        # Clouds that run beside each other share the addresses of the machine: each begins somewhere else.
+        self._last = secrets.randbelow(self.cidr.num_addresses)
+
+    def bootstrap(self, admin_project: str) -> None:
+        """Make the network and its subnet, if they are not there."""
+        with self._store as store:
+            network = next(iter(store.find("network", name=NETWORK_NAME)), None)
+            network_id = network["id"] if network else str(uuid.uuid4())
+            subnets = store.find("subnet", network_id=network_id)
+            subnet_id = subnets[0]["id"] if subnets else str(uuid.uuid4())
+            store.put("subnet", {**self._standard(subnet_id, admin_project, "local-subnet"), "network_id": network_id,
+                                 "cidr": str(self.cidr), "ip_version": 4, "enable_dhcp": True, "gateway_ip": str(self.cidr[1]),
+                                 "allocation_pools": [{"start": str(self.cidr[2]), "end": str(self.cidr[-2])}],
+                                 "dns_nameservers": [], "host_routes": [], "ipv6_address_mode": None, "ipv6_ra_mode": None,
+                                 "subnetpool_id": None, "service_types": []})
+            store.put("network", {**self._standard(network_id, admin_project, NETWORK_NAME), "status": "ACTIVE", "shared": True,
+                                  "admin_state_up": True, "subnets": [subnet_id], "router:external": False, "is_default": False,
+                                  "mtu": 65536, "port_security_enabled": True, "availability_zones": ["nova"],
+                                  "availability_zone_hints": [], "ipv4_address_scope": None, "ipv6_address_scope": None,
+                                  "provider:network_type": "local", "provider:physical_network": None,
+                                  "provider:segmentation_id": None, "qos_policy_id": None})
+
+    def _standard(self, key: str, project_id: str, name: str, description: str = "") -> Document:
+        now = iso(self._clock())
+        return {"id": key, "name": name, "description": description, "project_id": project_id, "tenant_id": project_id,
+                "tags": [], "created_at": now, "updated_at": now, "revision_number": 1}
+
+    # Ports
+
+    def add_port(self, project_id: str, network_id: str, groups: list[str], device_id: str = "", name: str = "") -> Document:
+        """Make a port with a free address.
+
+        :raises ApiError: 404 no such network, 409 quota or no address left.
+        """
+        network = self._store.get("network", network_id)
+        if network is None:
+            raise errors.not_found(f"Network {network_id} could not be found.", "NetworkNotFound")
+        self._quotas.check_network(project_id, "port")
+        used = {port["fixed_ips"][0]["ip_address"] for port in self._store.all("port")}
+        port_id = str(uuid.uuid4())
+        return self._store.put("port", {
+            **self._standard(port_id, project_id, name), "network_id": network_id, "status": "DOWN", "admin_state_up": True,
+            "mac_address": "fa:16:3e:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(3)),
+            "fixed_ips": [{"subnet_id": network["subnets"][0], "ip_address": self._free_address(used)}],
+            "device_id": device_id, "device_owner": "compute:nova" if device_id else "", "security_groups": groups,
+            "allowed_address_pairs": [], "extra_dhcp_opts": [], "port_security_enabled": True, "binding:vnic_type": "normal",
+            "dns_name": "", "qos_policy_id": None})
+
+    def _free_address(self, used: set[str]) -> str:
+        # Round and round, so that an address rests as long as it can before another server gets it.
+        for _ in range(self.cidr.num_addresses):
+            self._last = (self._last + 1) % self.cidr.num_addresses
+            address = self.cidr[self._last]
+            if 2 <= self._last < self.cidr.num_addresses - 1 and address.packed[3] not in (0, 255) and str(address) not in used:
+                return str(address)
+        raise errors.conflict(f"No more IP addresses available on network {NETWORK_NAME}.", "IpAddressGenerationFailure")
+
+    def move_port(self, port_id: str) -> Document:
+        """Give a port another address: something else on this machine uses its own."""
+        port = self._store.get("port", port_id)
+        if port is None:
+            raise KeyError(port_id)
+        used = {other["fixed_ips"][0]["ip_address"] for other in self._store.all("port")}
+        return self._store.update("port", port_id, fixed_ips=[{**port["fixed_ips"][0], "ip_address": self._free_address(used)}])
+
+    # Security groups
+
+    def default_group(self, project_id: str) -> Document:
+        """Give the project's default security group, which comes to be when it is first needed."""
+        found = self._store.find("security_group", project_id=project_id, name="default")
+        if found:
+            return found[0]
+        group = self._add_group(project_id, "default", "Default security group")
+        for version in ("IPv4", "IPv6"):
+            self._add_rule(group, {"direction": "ingress", "ethertype": version, "remote_group_id": group["id"]})
+        return group
+
+    def add_group(self, project_id: str, name: str, description: str, stateful: bool = True) -> Document:
+        """Make a security group, with the two rules that let everything out.
+
+        :raises ApiError: 409 when there is one named ``default`` already, or of quota.
+        """
+        self.default_group(project_id)
+        if name == "default":
+            raise errors.conflict("Default security group already exists.", "SecurityGroupDefaultAlreadyExists")
+        self._quotas.check_network(project_id, "security_group")
+        return self._add_group(project_id, name, description, stateful)
+
+    def _add_group(self, project_id: str, name: str, description: str, stateful: bool = True) -> Document:
+        group = self._store.put("security_group", {**self._standard(str(uuid.uuid4()), project_id, name, description),
+                                                   "stateful": stateful, "shared": False})
+        for version in ("IPv4", "IPv6"):
+            self._add_rule(group, {"direction": "egress", "ethertype": version})
+        return group
+
+    def remove_group(self, group: Document) -> None:
+        """Remove a security group and its rules.
+
+        :raises ApiError: 409, a port or the project needs it.
+        """
+        if group["name"] == "default":
+            raise errors.conflict("Default security group can't be removed.", "SecurityGroupCannotRemoveDefault")
+        if any(group["id"] in port["security_groups"] for port in self._store.all("port")):
+            raise errors.conflict(f"Security Group {group['id']} in use.", "SecurityGroupInUse")
+        for rule in self._store.all("security_group_rule"):
+            if group["id"] in (rule["security_group_id"], rule["remote_group_id"]):
+                self._store.remove("security_group_rule", rule["id"])
+        self._store.remove("security_group", group["id"])
+
+    def add_rule(self, group: Document, wanted: Document) -> Document:
+        """Add a rule to a group.
+
+        :raises ApiError: 409 it is there already, or of quota; 400 what it says can't be.
+        """
+        _check_rule(wanted)
+        remote = wanted.get("remote_group_id")
+        if remote and self._store.get("security_group", remote) is None:
+            raise errors.not_found(f"Security group {remote} does not exist", "SecurityGroupNotFound")
+        self._quotas.check_network(group["project_id"], "security_group_rule")
+        return self._add_rule(group, wanted)
+
+    def _add_rule(self, group: Document, wanted: Document) -> Document:
+        values = {key: wanted.get(key) for key in RULE_KEYS}
+        values["ethertype"] = values["ethertype"] or "IPv4"
+        if isinstance(values["protocol"], str):
+            values["protocol"] = values["protocol"].lower()
+        same = self._store.find("security_group_rule", security_group_id=group["id"], **values)
+        if same:
+            raise errors.conflict(f"Security group rule already exists. Rule id is {same[0]['id']}.", "SecurityGroupRuleExists")
+        standard = self._standard(str(uuid.uuid4()), group["project_id"], "", wanted.get("description") or "")
+        del standard["name"], standard["tags"]
+        return self._store.put("security_group_rule", {**standard, **values, "security_group_id": group["id"],
+                                                       "remote_address_group_id": None, "normalized_cidr": values["remote_ip_prefix"],
+                                                       "belongs_to_default_sg": group["name"] == "default"})
+
+
+def _check_rule(rule: Document) -> None:
+    if rule.get("direction") not in ("ingress", "egress"):
+        raise errors.bad_request(f"Invalid input for direction. Reason: '{rule.get('direction')}' is not in ['ingress', 'egress'].",
+                                 "HTTPBadRequest")
+    if rule.get("ethertype") not in (None, "IPv4", "IPv6"):
+        raise errors.bad_request(f"Security group rule for ethertype '{rule['ethertype']}' not supported. "
+                                 "Allowed values are ['IPv4', 'IPv6'].", "SecurityGroupRuleInvalidEtherType")
+    if rule.get("remote_ip_prefix") and rule.get("remote_group_id"):
+        raise errors.bad_request("Only remote_ip_prefix or remote_group_id may be provided.", "SecurityGroupRemoteGroupAndRemoteIpPrefix")
+    low, high = rule.get("port_range_min"), rule.get("port_range_max")
+    if (low is not None or high is not None) and not rule.get("protocol"):
+        raise errors.bad_request("Must also specify protocol if port range is given.", "SecurityGroupProtocolRequiredWithPorts")
+    if str(rule.get("protocol")).lower() in ("tcp", "udp", "6", "17") and (low is not None or high is not None):
+        if low is None or high is None or not 1 <= int(low) <= int(high) <= 65535:
+            raise errors.bad_request("For TCP/UDP protocols, port_range_min must be <= port_range_max", "SecurityGroupInvalidPortRange")
+    prefix = rule.get("remote_ip_prefix")
+    if prefix:
+        try:
+            version = ipaddress.ip_network(prefix, strict=False).version
+        except ValueError:
+            raise errors.bad_request(f"Invalid CIDR {prefix} given as IP prefix.", "InvalidCIDR") from None
+        if f"IPv{version}" != (rule.get("ethertype") or "IPv4"):
+            raise errors.bad_request(f"Conflicting value ethertype {rule.get('ethertype') or 'IPv4'} for CIDR {prefix}",
+                                     "SecurityGroupRuleParameterConflict")

@@ -1,0 +1,271 @@
+"""What a client may ask of Nova about servers: the body of a create, the filters of a list."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Callable
+from typing import Any
+
+from flask import request
+
+from cml_nova.localcloud import errors
+from cml_nova.localcloud.servers import Request
+from cml_nova.localcloud.store import Document
+from cml_nova.localcloud.times import parse
+from cml_nova.localcloud.web import by_tags, caller, cloud
+
+MAX_COUNT = 2000
+MAX_TAGS, MAX_TAG = 50, 60
+MAX_USER_DATA = 65535
+_KEYS = {"name", "imageRef", "flavorRef", "networks", "security_groups", "tags", "metadata", "user_data", "config_drive", "key_name",
+         "min_count", "max_count", "availability_zone", "description", "hostname", "return_reservation_id", "block_device_mapping_v2",
+         "adminPass", "OS-DCF:diskConfig", "accessIPv4", "accessIPv6"}
+
+
+def _invalid(name: str, value: object, reason: str) -> errors.ApiError:
+    return errors.bad_request(f"Invalid input for field/attribute {name}. Value: {value}. {reason}")
+
+
+def _typed(body: Document, name: str, kind: type, default: Any) -> Any:
+    value = body.get(name, default)
+    if value is not None and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
+        raise _invalid(name, value, f"{value!r} is not of type '{ {str: 'string', int: 'integer', list: 'array', dict: 'object'}[kind]}'")
+    return value
+
+
+def parse_create(body: Document) -> Request:
+    """Give what the ``server`` object of a POST asks for.
+
+    :raises ApiError: 400 naming the field, in Nova's wording where it has one.
+    """
+    unknown = sorted(set(body) - _KEYS)
+    if unknown:
+        raise _invalid("server", {key: body[key] for key in unknown},
+                       f"Additional properties are not allowed ('{unknown[0]}' was unexpected)")
+    name = _typed(body, "name", str, "")
+    if not name.strip() or len(name) > 255:
+        raise _invalid("name", name, f"{name!r} is too short" if not name.strip() else "it is longer than 255 characters")
+    count = _count(body)
+    hostname = _typed(body, "hostname", str, None)
+    if hostname is not None and count > 1:
+        raise errors.bad_request("Unable to allocate a single hostname to multiple instances")
+    _check_devices(body)
+    return Request(
+        name=name.strip(), count=count, project_id=caller().project_id, user_id=caller().user["id"],
+        flavor=_flavor(body), image=_image(body), networks=_networks(body), groups=_groups(body), tags=check_tags(body.get("tags", [])),
+        metadata=check_metadata(body.get("metadata", {})), user_data=_user_data(body),
+        config_drive=body.get("config_drive") in (True, "True", "true"), key_name=_key_name(body), availability_zone=_zone(body),
+        description=_typed(body, "description", str, None), hostname=hostname)
+
+
+def _count(body: Document) -> int:
+    low, high = (_integer(body, name) for name in ("min_count", "max_count"))
+    low, high = low or 1, high or low or 1
+    if low > high:
+        raise errors.bad_request("min_count must be <= max_count")
+    if high > MAX_COUNT:
+        raise _invalid("max_count", high, f"{high} is greater than the maximum of {MAX_COUNT}")
+    return high
+
+
+def _integer(body: Document, name: str) -> int | None:
+    value = body.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not re.fullmatch(r"[1-9]\d{0,8}", str(value)):
+        raise _invalid(name, value, f"{value!r} is not an integer of at least 1")
+    return int(value)
+
+
+def _check_devices(body: Document) -> None:
+    for device in _typed(body, "block_device_mapping_v2", list, []):
+        if device.get("source_type") != "image" or device.get("destination_type") != "local":
+            raise errors.bad_request("Block Device Mapping is Invalid: this cloud has no volumes.")
+
+
+def _flavor(body: Document) -> Document:
+    key = str(body.get("flavorRef", "")).rpartition("/")[2]
+    flavor = cloud().store.get("flavor", key)
+    if flavor is None:
+        raise errors.bad_request(f"Flavor {key} could not be found.")
+    return flavor
+
+
+def _image(body: Document) -> Document:
+    from cml_nova.localcloud.image import show_images
+
+    key = str(body.get("imageRef", "")).rpartition("/")[2]
+    for image in show_images():
+        if image["id"] == key:
+            return {"id": image["id"], "name": image["name"]}
+    raise errors.bad_request(f"Can not find requested image: Image {key} could not be found." if key
+                             else "Invalid imageRef provided.")
+
+
+def _networks(body: Document) -> list[str]:
+    wanted = body.get("networks", "auto")
+    known = [network["id"] for network in cloud().store.all("network")]
+    if wanted == "auto":
+        return known[:1]
+    if not isinstance(wanted, list) or not wanted or not all(isinstance(network, dict) for network in wanted):
+        raise _invalid("networks", wanted, "this cloud attaches a server to one network: a list with one {'uuid': ID}, or 'auto'")
+    if any(set(network) - {"uuid", "tag"} for network in wanted):
+        raise _invalid("networks", wanted, "this cloud takes networks by 'uuid' only: no 'port', no 'fixed_ip'")
+    ids = [str(network.get("uuid")) for network in wanted]
+    for key in ids:
+        if key not in known:
+            raise errors.bad_request(f"Network {key} could not be found.")
+    return ids
+
+
+def _groups(body: Document) -> list[Document]:
+    with cloud().store as store:
+        default = cloud().networks.default_group(caller().project_id)
+        groups = store.find("security_group", project_id=caller().project_id)
+    wanted = [str(group.get("name")) for group in _typed(body, "security_groups", list, [])] or ["default"]
+    chosen = []
+    for name in dict.fromkeys(wanted):
+        found = [default] if name == "default" else [group for group in groups if name in (group["id"], group["name"])]
+        if not found:
+            raise errors.bad_request(f"Security group {name} not found for project {caller().project_id}.")
+        if len(found) > 1:
+            raise errors.conflict(f"Multiple security groups found matching '{name}'. Use an ID to be more specific.")
+        chosen.append(found[0])
+    return chosen
+
+
+def check_tags(tags: object) -> list[str]:
+    """Give the tags of a server as they are kept: each once, in order.
+
+    :raises ApiError: 400.
+    """
+    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+        raise _invalid("tags", tags, "it is not a list of strings")
+    kept = sorted(set(tags))
+    if len(kept) > MAX_TAGS:
+        raise _invalid("tags", tags, f"it is too long: at most {MAX_TAGS} tags")
+    for tag in kept:
+        if not 0 < len(tag) <= MAX_TAG or "/" in tag or "," in tag:
+            raise _invalid("tags", tag, f"{tag!r} does not match: 1 to {MAX_TAG} characters other than '/' and ','")
+    return kept
+
+
+def check_metadata(metadata: object) -> dict[str, str]:
+    """Give a server's metadata.
+
+    :raises ApiError: 400.
+    """
+    if not isinstance(metadata, dict):
+        raise _invalid("metadata", metadata, f"{metadata!r} is not of type 'object'")
+    for key, value in metadata.items():
+        if not isinstance(value, str) or len(value) > 255 or not 0 < len(key) <= 255:
+            raise _invalid("metadata", {key: value}, "keys and values are strings of at most 255 characters")
+    return metadata
+
+
+def _user_data(body: Document) -> str | None:
+    text = _typed(body, "user_data", str, None)
+    if text is None:
+        return None
+    if len(text) > MAX_USER_DATA:
+        raise _invalid("user_data", text[:20] + "...", f"it is too long: at most {MAX_USER_DATA} characters")
+    try:
+        base64.b64decode(text, validate=True)
+    except binascii.Error:
+        raise _invalid("user_data", text[:20] + "...", "it is not a 'base64'") from None
+    return str(text)
+
+
+def _key_name(body: Document) -> str | None:
+    name = _typed(body, "key_name", str, None)
+    if name is not None and not cloud().store.get("keypair", f"{caller().user['id']}:{name}"):
+        raise errors.bad_request("Invalid key_name provided.")
+    return name
+
+
+def _zone(body: Document) -> str:
+    zone = _typed(body, "availability_zone", str, None) or "nova"
+    if zone != "nova":
+        raise errors.bad_request("The requested availability zone is not available")
+    return str(zone)
+
+
+# Filters. Those of the first group work for everyone, those of the second are ignored for others than admins.
+
+_OPEN: dict[str, Callable[[Document, str], bool]] = {
+    "name": lambda server, value: bool(re.search(value, server["name"])),
+    "status": lambda server, value: server["status"] == value.upper(),
+    "flavor": lambda server, value: server["flavor"]["id"] == value,
+    "image": lambda server, value: server["image"]["id"] == value,
+    "reservation_id": lambda server, value: server["reservation_id"] == value,
+    "ip": lambda server, value: bool(server["port_ids"]) and bool(re.search(value, cloud().servers.address(server))),
+    "uuid": lambda server, value: server["id"] == value,
+    "user_id": lambda server, value: server["user_id"] == value,
+    "key_name": lambda server, value: server["key_name"] == value,
+    "vm_state": lambda server, value: server["vm_state"] == value,
+    "task_state": lambda server, value: (server["task_state"] or "None") == value,
+    "power_state": lambda server, value: str(server["power_state"]) == value,
+    "availability_zone": lambda server, value: server["availability_zone"] == value,
+    "hostname": lambda server, value: server["hostname"] == value,
+}
+_ADMIN: dict[str, Callable[[Document, str], bool]] = {
+    "project_id": lambda server, value: server["project_id"] == value,
+    "tenant_id": lambda server, value: server["project_id"] == value,
+    "host": lambda server, value: server["host"] == value,
+}
+_TAKEN = {*_OPEN, *_ADMIN, "tags", "tags-any", "not-tags", "not-tags-any", "all_tenants", "deleted", "changes-since", "changes-before",
+          "limit", "marker", "sort_key", "sort_dir"}
+# Nova knows these as well; no server of this cloud differs in them.
+_KNOWN = {"access_ip_v4", "access_ip_v6", "auto_disk_config", "config_drive", "created_at", "description", "display_name",
+          "display_description", "ip6", "kernel_id", "launch_index", "launched_at", "locked", "locked_by", "node", "progress", "ramdisk_id",
+          "root_device_name", "soft_deleted", "terminated_at", "block_device_mapping", "services", "metadata", "security_groups",
+          "system_metadata", "info_cache", "pci_devices"}
+_SORT = {"created_at": "created", "updated_at": "updated", "display_name": "name", "uuid": "id", "name": "name", "id": "id"}
+
+
+def list_servers() -> list[Document]:
+    """Give the servers that the request asks for and the caller may see, newest first if no order is asked for.
+
+    :raises ApiError: 400 a parameter that Nova does not know, or a bad value; 403 all_tenants by others than admins.
+    """
+    unknown = sorted(set(request.args) - _TAKEN - _KNOWN)
+    if unknown:
+        raise errors.bad_request(f"Invalid input for query parameters. Value: {unknown[0]}. "
+                                 f"Additional properties are not allowed ('{unknown[0]}' was unexpected)")
+    servers = by_tags(_scoped())
+    filters = {**_OPEN, **_ADMIN} if caller().is_admin else _OPEN
+    for name in set(request.args) & set(filters):
+        servers = _matching(servers, name, filters[name])
+    sort_key = _SORT.get(request.args.get("sort_key", "created_at"))
+    if sort_key is None:
+        raise errors.bad_request(f"Invalid input for query parameters sort_key. Value: {request.args['sort_key']}.")
+    return sorted(servers, key=lambda server: (server[sort_key], server["launch_index"]),
+                  reverse=request.args.get("sort_dir", "desc") == "desc")
+
+
+def _scoped() -> list[Document]:
+    store = cloud().store
+    every = request.args.get("all_tenants", "0").lower() not in ("0", "false", "f", "no", "n", "off")
+    if every and not caller().is_admin:
+        raise errors.forbidden("Policy doesn't allow os_compute_api:servers:detail:get_all_tenants to be performed.")
+    every = every or (caller().is_admin and bool({"project_id", "tenant_id"} & set(request.args)))
+    deleted = request.args.get("deleted", "").lower() in ("1", "true") and caller().is_admin
+    since = request.args.get("changes-since")
+    servers = [] if deleted else store.all("server")
+    if deleted or since:
+        servers += store.all("deleted_server")
+    for name, sign in (("changes-since", 1), ("changes-before", -1)):
+        if name in request.args:
+            limit = parse(name, request.args[name])
+            servers = [server for server in servers if sign * server["updated"] >= sign * limit]
+    return [server for server in servers if every or server["project_id"] == caller().project_id]
+
+
+def _matching(servers: list[Document], name: str, test: Callable[[Document, str], bool]) -> list[Document]:
+    values = request.args.getlist(name)
+    try:
+        return [server for server in servers if any(test(server, value) for value in values)]
+    except re.error as error:
+        raise errors.bad_request(f"Invalid input for query parameters {name}. Value: {values[0]}. {error}") from None
