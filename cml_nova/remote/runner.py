@@ -619,6 +619,7 @@ def start_child(root: str, task: Task, spec: dict, environ: dict) -> None:
 def start_unit(root: str, task: Task, spec: dict, environ: dict, unit: list) -> None:
     """Start the supervisor as a transient unit: it survives the login and the kernel counts its memory apart."""
     import subprocess
+    write_file(os.path.join(root, "runner.py"), globals()["SOURCE"])  # the command that started this session left it there
     # the one moment when variables are in a file: a unit can't be handed them otherwise without showing them to everybody
     write_file(task.file("spec.json"), json.dumps({"spec": spec, "environ": environ}).encode())
     name = "cml-%d-%s-%d" % (task.attempt, task.name.replace(":", "-"), os.getpid())
@@ -1048,12 +1049,12 @@ class Session:
     def __init__(self) -> None:
         self.root = ""
         self.input, self.output = bytearray(), bytearray(MAGIC)
-        self.streams: dict = {}
+        self.streams: dict = {}  # number -> Upload, Fetch or Follow
         self.stops: dict = {}
         self.ports: dict = {}
         self.beat = self.stuck = time.monotonic()
         self.options: dict = {}
-        self.sampled, self.cpu, self.gpu = 0.0, cpu_times(), ""
+        self.sampled, self.cpu = 0.0, cpu_times()
         self.smi: "Child | None" = None
 
     # frames
@@ -1081,7 +1082,7 @@ class Session:
 
     def turn(self) -> bool:
         """Wait for something to happen and see to it; False at the end of the input."""
-        owners = {fd: (events, stream) for stream in self.streams.values() for fd, events in stream.fds().items()}
+        owners: dict = {fd: (events, stream) for stream in self.streams.values() for fd, events in stream.fds().items()}
         poller = select.poll()
         for fd, (events, _) in owners.items():
             poller.register(fd, events)
@@ -1094,14 +1095,14 @@ class Session:
         for fd, _ in poller.poll(self.timeout()):
             if fd in owners:
                 stream = owners[fd][1]
-                if stream is self.streams.get(stream.number):  # an event before may have ended it
+                if stream in self.streams.values():  # an event before may have ended it
                     stream.ready(fd)
             elif fd == 1:
                 self.flush()
             elif fd == 0:
                 if not self.take():
                     return False
-            else:
+            elif self.smi:
                 self.end_sample()
         return True
 
@@ -1229,7 +1230,6 @@ class Session:
         self.options = header["options"]
         os.makedirs(self.root, mode=0o700, exist_ok=True)
         self.root = os.path.realpath(self.root)
-        write_file(os.path.join(self.root, "runner.py"), body)
         self.touch()
         self.answer(number, protocol=PROTOCOL, python=sys.version.split()[0], root=self.root, boot_id=boot_id(),
                     cpus=os.cpu_count() or 0, memory=memory()[1], user=os.getuid(), now=time.time())
