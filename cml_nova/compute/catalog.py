@@ -62,7 +62,7 @@ class Catalog:
         what = f"find the image {name_or_id!r}"
         if _is_uuid(name_or_id):
             try:
-                image = _image(rest.get(self._connection.image, f"/images/{name_or_id}", what))
+                image = _image(rest.get(self._connection, "image", f"/images/{name_or_id}", what))
             except exception.NotFound:
                 pass
             else:
@@ -89,7 +89,7 @@ class Catalog:
 
     def flavors(self) -> list[Flavor]:
         """List the flavors."""
-        return [_flavor(body) for body in rest.pages(self._connection.compute, "/flavors/detail", "flavors", "list the flavors")]
+        return [_flavor(body) for body in rest.pages(self._connection, "compute", "/flavors/detail", "flavors", "list the flavors")]
 
     def get_flavor(self, name_or_id: str) -> Flavor:
         """Find a flavor; an id goes before a name.
@@ -112,7 +112,7 @@ class Catalog:
         return find_network(self._connection, name_or_id)
 
     def _images(self, what: str, params: rest.Params) -> list[Image]:
-        bodies = rest.pages(self._connection.image, "/images", "images", what, {**params, "status": "active"})
+        bodies = rest.pages(self._connection, "image", "/images", "images", what, {**params, "status": "active"})
         return [_image(body) for body in bodies]
 
 
@@ -121,12 +121,12 @@ def find_network(connection: sdk_connection.Connection, name_or_id: str) -> str:
     what = f"find the network {name_or_id!r}"
     found = []
     if _is_uuid(name_or_id):
-        found = list(rest.pages(connection.network, "/networks", "networks", what, {"id": name_or_id, "fields": ["id", "name"]}))
+        found = list(rest.pages(connection, "network", "/networks", "networks", what, {"id": name_or_id, "fields": ["id", "name"]}))
     if not found:
-        found = list(rest.pages(connection.network, "/networks", "networks", what, {"name": name_or_id, "fields": ["id", "name"]}))
+        found = list(rest.pages(connection, "network", "/networks", "networks", what, {"name": name_or_id, "fields": ["id", "name"]}))
 
     def names() -> Iterable[str]:
-        return (body["name"] for body in rest.pages(connection.network, "/networks", "networks", what, {"fields": ["id", "name"]}))
+        return (body["name"] for body in rest.pages(connection, "network", "/networks", "networks", what, {"fields": ["id", "name"]}))
 
     network: dict[str, Any] = _only(found, "network", name_or_id, names)
     return str(network["id"])

@@ -101,7 +101,7 @@ class Fleet:
             server["availability_zone"] = availability_zone
         what = f"create {count} servers for job {job_id}"
         try:
-            rest.post(self._connection.compute, "/servers", what, {"server": server})
+            rest.post(self._connection, "compute", "/servers", what, {"server": server})
         except exception.NotFound as error:
             raise exception.CloudRefused(error.message) from error
 
@@ -110,7 +110,7 @@ class Fleet:
 
         :raises CloudError: some were not accepted; all were tried.
         """
-        self._delete_each(server_ids, lambda id_: rest.delete(self._connection.compute, f"/servers/{id_}", f"delete the server {id_}"))
+        self._delete_each(server_ids, lambda id_: rest.delete(self._connection, "compute", f"/servers/{id_}", f"delete the server {id_}"))
 
     def remaining(self, server_ids: Iterable[str]) -> set[str]:
         """Tell which of these servers Nova still knows: one request (per page).
@@ -121,12 +121,12 @@ class Fleet:
         known = set(server_ids)
         if not known:
             return known
-        bodies = rest.pages(self._connection.compute, "/servers", "servers", "list the servers of the project")
+        bodies = rest.pages(self._connection, "compute", "/servers", "servers", "list the servers of the project")
         return {str(body["id"]) for body in bodies} & known
 
     def _list_servers(self, what: str, job_id: str | None) -> list[Server]:
         tags = [_DEPLOYMENT + self._deployment, *([_JOB + job_id] if job_id else [])]
-        bodies = rest.pages(self._connection.compute, "/servers/detail", "servers", what, {"tags": ",".join(tags)})
+        bodies = rest.pages(self._connection, "compute", "/servers/detail", "servers", what, {"tags": ",".join(tags)})
         return [parse_server(body) for body in bodies if set(tags) <= set(body.get("tags") or ())]
 
     # Security groups and ports
@@ -151,7 +151,7 @@ class Fleet:
         found: list[str] = []
         for group_id in self.groups(job_id):
             params = {"security_groups": group_id, "fields": ["id", "security_groups"]}
-            bodies = rest.pages(self._connection.network, "/ports", "ports", f"list the ports of job {job_id}", params)
+            bodies = rest.pages(self._connection, "network", "/ports", "ports", f"list the ports of job {job_id}", params)
             found += [str(body["id"]) for body in bodies if group_id in (body.get("security_groups") or ())]
         return found
 
@@ -160,7 +160,7 @@ class Fleet:
 
         :raises CloudError: some were not deleted; all were tried.
         """
-        self._delete_each(port_ids, lambda id_: rest.delete(self._connection.network, f"/ports/{id_}", f"delete the port {id_}"))
+        self._delete_each(port_ids, lambda id_: rest.delete(self._connection, "network", f"/ports/{id_}", f"delete the port {id_}"))
 
     def network_id(self, name_or_id: str | None = None) -> str:
         """Find the network that servers are put on: the given one, else ``[cloud] network``, else the only one there is.
@@ -179,7 +179,7 @@ class Fleet:
 
     def _only_network(self) -> str:
         params = {"router:external": False, "fields": ["id", "name"]}
-        found = list(rest.pages(self._connection.network, "/networks", "networks", "list the networks", params))
+        found = list(rest.pages(self._connection, "network", "/networks", "networks", "list the networks", params))
         if len(found) == 1:
             return str(found[0]["id"])
         names = ", ".join(sorted(str(body.get("name")) for body in found)) or "none"

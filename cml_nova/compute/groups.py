@@ -67,7 +67,7 @@ class SecurityGroups:
 
         :raises CloudError: a port still uses it, or the call failed.
         """
-        rest.delete(self._connection.network, f"/security-groups/{group_id}", f"delete the security group {group_id}")
+        rest.delete(self._connection, "network", f"/security-groups/{group_id}", f"delete the security group {group_id}")
 
     def all(self) -> list[tuple[str, str, str | None]]:
         """List the groups of all jobs of the deployment: (id, job id, time of creation as Neutron writes it)."""
@@ -80,7 +80,7 @@ class SecurityGroups:
 
     def _list(self, what: str, params: rest.Params) -> list[dict[str, Any]]:
         query = {**params, "description": self._description, "project_id": rest.project_id(self._connection, what)}
-        bodies = rest.pages(self._connection.network, "/security-groups", "security_groups", what, query)
+        bodies = rest.pages(self._connection, "network", "/security-groups", "security_groups", what, query)
         # A cloud that doesn't know one of the filters would otherwise hand strangers' groups over to deletion.
         return [body for body in bodies
                 if body.get("description") == self._description and all(body.get(key) == value for key, value in params.items())]
@@ -88,7 +88,7 @@ class SecurityGroups:
     def _create(self, job_id: str) -> dict[str, Any]:
         body = {"security_group": {"name": self._prefix + job_id, "description": self._description}}
         what = f"create the security group of job {job_id}"
-        answer = rest.post(self._connection.network, "/security-groups", what, body)
+        answer = rest.post(self._connection, "network", "/security-groups", what, body)
         return dict(answer["security_group"])
 
     def _wanted(self, group_id: str, ssh_port: int) -> list[_Rule]:
@@ -103,7 +103,7 @@ class SecurityGroups:
         """Add rules in one request; where someone else has just added one of them, one by one."""
         what = "add rules to a security group"
         try:
-            rest.post(self._connection.network, "/security-group-rules", what, {"security_group_rules": rules})
+            rest.post(self._connection, "network", "/security-group-rules", what, {"security_group_rules": rules})
             return
         except exception.CloudQuota:
             raise
@@ -112,7 +112,7 @@ class SecurityGroups:
                 raise
         for rule in rules:
             try:
-                rest.post(self._connection.network, "/security-group-rules", what, {"security_group_rule": rule})
+                rest.post(self._connection, "network", "/security-group-rules", what, {"security_group_rule": rule})
             except exception.CloudQuota:
                 raise
             except exception.CloudError as error:

@@ -10,7 +10,6 @@ import tenacity
 from keystoneauth1 import exceptions as ksa
 from openstack import connection as sdk_connection
 from openstack import exceptions as sdk
-from openstack import proxy as sdk_proxy
 
 from cml_nova import exception
 from cml_nova.compute import errors
@@ -46,18 +45,21 @@ def _pause(state: tenacity.RetryCallState) -> float:
     wait=_pause,
     reraise=True,
 )
-def _repeatedly(proxy: sdk_proxy.Proxy, method: str, path: str, what: str, **kwargs: Any) -> requests.Response:
-    return _once(proxy, method, path, what, **kwargs)
+def _repeatedly(connection: sdk_connection.Connection, service: str, method: str, path: str, what: str, **kwargs: Any) -> requests.Response:
+    return _once(connection, service, method, path, what, **kwargs)
 
 
-def _once(proxy: sdk_proxy.Proxy, method: str, path: str, what: str, **kwargs: Any) -> requests.Response:
+def _once(connection: sdk_connection.Connection, service: str, method: str, path: str, what: str, **kwargs: Any) -> requests.Response:
     """Send one request; keystoneauth itself only renews a refused token, which is safe for every method.
 
     :raises CMLError: see ``errors.raise_for``.
     :raises CloudError: there was no answer; the request may or may not have taken effect.
     """
+    if service == "compute":
+        kwargs["microversion"] = MICROVERSION
     try:
-        response = proxy.request(path, method, raise_exc=False, connect_retries=0, status_code_retries=0, **kwargs)
+        # Getting the proxy may ask for a token and what versions there are; the connection keeps both.
+        response = getattr(connection, service).request(path, method, raise_exc=False, connect_retries=0, status_code_retries=0, **kwargs)
     except ksa.Unauthorized as error:
         raise exception.Unauthorized(f"Could not {what}: the cloud refused the credentials: {error}") from error
     except ksa.ConnectTimeout as error:
@@ -80,16 +82,18 @@ def _body(response: requests.Response, what: str) -> dict[str, Any]:
     return body
 
 
-def get(proxy: sdk_proxy.Proxy, path: str, what: str, params: Params | None = None) -> dict[str, Any]:
+def get(connection: sdk_connection.Connection, service: str, path: str, what: str, params: Params | None = None) -> dict[str, Any]:
     """Read one document.
 
+    :param service: "compute", "image" or "network".
     :param path: below the service's endpoint.
     :param what: what it is for, as "list the servers of job 4711"; it ends up in error messages.
     """
-    return _body(_repeatedly(proxy, "GET", path, what, params=params or {}, **_pinned(proxy)), what)
+    return _body(_repeatedly(connection, service, "GET", path, what, params=params or {}), what)
 
 
-def pages(proxy: sdk_proxy.Proxy, path: str, key: str, what: str, params: Params | None = None) -> Iterator[dict[str, Any]]:
+def pages(connection: sdk_connection.Connection, service: str, path: str, key: str, what: str,
+          params: Params | None = None) -> Iterator[dict[str, Any]]:
     """Read a list, page by page, with no request after the last page.
 
     :param key: the list's name in the document; also of its links (``<key>_links``), Glance has ``next``.
@@ -97,7 +101,7 @@ def pages(proxy: sdk_proxy.Proxy, path: str, key: str, what: str, params: Params
     """
     query = dict(params or {})
     while True:
-        body = get(proxy, path, what, query)
+        body = get(connection, service, path, what, query)
         items = body.get(key)
         if not isinstance(items, list):
             raise exception.CloudError(f"Could not {what}: the cloud's answer has no list of {key}.")
@@ -109,21 +113,17 @@ def pages(proxy: sdk_proxy.Proxy, path: str, key: str, what: str, params: Params
         query["marker"] = items[-1]["id"]
 
 
-def post(proxy: sdk_proxy.Proxy, path: str, what: str, body: dict[str, Any]) -> dict[str, Any]:
+def post(connection: sdk_connection.Connection, service: str, path: str, what: str, body: dict[str, Any]) -> dict[str, Any]:
     """Create something. Never repeated: an answer that got lost may hide a creation that worked."""
-    return _body(_once(proxy, "POST", path, what, json=body, **_pinned(proxy)), what)
+    return _body(_once(connection, service, "POST", path, what, json=body), what)
 
 
-def delete(proxy: sdk_proxy.Proxy, path: str, what: str) -> None:
+def delete(connection: sdk_connection.Connection, service: str, path: str, what: str) -> None:
     """Delete something; that it is gone already is fine."""
     try:
-        _repeatedly(proxy, "DELETE", path, what, **_pinned(proxy))
+        _repeatedly(connection, service, "DELETE", path, what)
     except exception.NotFound:
         return
-
-
-def _pinned(proxy: sdk_proxy.Proxy) -> dict[str, str]:
-    return {"microversion": MICROVERSION} if proxy.service_type == "compute" else {}
 
 
 def project_id(connection: sdk_connection.Connection, what: str) -> str:

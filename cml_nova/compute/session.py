@@ -32,7 +32,7 @@ def service_connection(conf: cfg.ConfigOpts) -> sdk_connection.Connection:
     options = conf.cloud
     if options.cloud:
         connection = openstack.connect(cloud=options.cloud, region_name=options.region_name, interface=options.interface, app_name=_APP,
-                                       api_timeout=options.request_timeout, load_envvars=False)
+                                       strict_proxies=True, api_timeout=options.request_timeout)
         _prepare(connection.session.session)
         return connection
     cloud_conf.register_auth_opts(conf)
@@ -75,7 +75,8 @@ def user_connection(conf: cfg.ConfigOpts, auth: ks_plugin.BaseAuthPlugin) -> sdk
 
 
 def _connection(options: Any, session: ks_session.Session) -> sdk_connection.Connection:
-    return sdk_connection.Connection(session=session, region_name=options.region_name, interface=options.interface, app_name=_APP)
+    return sdk_connection.Connection(session=session, region_name=options.region_name, interface=options.interface, app_name=_APP,
+                                     strict_proxies=True)
 
 
 def _prepare(http: requests.Session) -> None:

@@ -58,7 +58,7 @@ def test_faults_become_errors(fault: str | None, error: type[Exception]) -> None
 
 def test_reads_are_repeated(cloud: FakeConnection, pauses: list[float], refused_connection: Exception) -> None:
     cloud.compute.answers = [refused_connection, (503, None), (200, {"servers": []})]
-    assert rest.get(cloud.compute, "/servers", "list") == {"servers": []}
+    assert rest.get(cloud, "compute", "/servers", "list") == {"servers": []}
     assert len(pauses) == 2
     assert all(0 <= pause <= 3 for pause in pauses)
 
@@ -66,14 +66,14 @@ def test_reads_are_repeated(cloud: FakeConnection, pauses: list[float], refused_
 def test_reads_are_given_up(cloud: FakeConnection) -> None:
     cloud.compute.answers = [(503, None)] * 10
     with pytest.raises(exception.CloudError):
-        rest.get(cloud.compute, "/servers", "list")
+        rest.get(cloud, "compute", "/servers", "list")
     assert len(cloud.compute.calls) == rest.ATTEMPTS
 
 
 def test_a_pause_that_the_cloud_asks_for_is_kept(cloud: FakeConnection, pauses: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     answers = [response(429, None, {"Retry-After": "7"}), response(200, {"servers": []})]
     monkeypatch.setattr(cloud.compute, "request", lambda *args, **kwargs: answers.pop(0))
-    rest.get(cloud.compute, "/servers", "list")
+    rest.get(cloud, "compute", "/servers", "list")
     assert pauses == [7.0]
 
 
@@ -81,7 +81,7 @@ def test_a_pause_that_the_cloud_asks_for_is_kept(cloud: FakeConnection, pauses: 
 def test_reads_that_would_fail_again_are_not_repeated(cloud: FakeConnection, answer: object) -> None:
     cloud.compute.handler = lambda call: answer  # type: ignore[assignment,return-value]
     with pytest.raises(exception.CMLError):
-        rest.get(cloud.compute, "/servers", "list")
+        rest.get(cloud, "compute", "/servers", "list")
     assert len(cloud.compute.calls) == 1
 
 
@@ -89,7 +89,7 @@ def test_reads_that_would_fail_again_are_not_repeated(cloud: FakeConnection, ans
 def test_creations_are_never_repeated(cloud: FakeConnection, answer: object) -> None:
     cloud.compute.handler = lambda call: answer  # type: ignore[assignment,return-value]
     with pytest.raises(exception.CloudError):
-        rest.post(cloud.compute, "/servers", "create", {})
+        rest.post(cloud, "compute", "/servers", "create", {})
     assert len(cloud.compute.calls) == 1
     # and keystoneauth is told not to either
     assert cloud.compute.calls[0]["connect_retries"] == 0
@@ -98,14 +98,14 @@ def test_creations_are_never_repeated(cloud: FakeConnection, answer: object) -> 
 
 def test_deletions_are_repeated_and_gone_is_fine(cloud: FakeConnection) -> None:
     cloud.compute.answers = [(503, None), (404, None)]
-    rest.delete(cloud.compute, "/servers/1", "delete")
+    rest.delete(cloud, "compute", "/servers/1", "delete")
     assert len(cloud.compute.calls) == 2
 
 
 def test_the_microversion_is_pinned_for_compute_alone(cloud: FakeConnection) -> None:
-    for proxy in (cloud.compute, cloud.network):
-        proxy.answers = [(200, {"x": []})]
-        list(rest.pages(proxy, "/x", "x", "list"))  # type: ignore[arg-type]
+    for service in ("compute", "network"):
+        getattr(cloud, service).answers = [(200, {"x": []})]
+        list(rest.pages(cloud, service, "/x", "x", "list"))  # type: ignore[arg-type]
     assert cloud.compute.calls[0]["microversion"] == "2.90"
     assert "microversion" not in cloud.network.calls[0]
 
@@ -113,7 +113,7 @@ def test_the_microversion_is_pinned_for_compute_alone(cloud: FakeConnection) -> 
 def test_pages_follow_links_and_ask_nothing_after_the_last(cloud: FakeConnection) -> None:
     more = [{"rel": "next", "href": "http://behind.a.proxy/servers?marker=b"}]
     cloud.compute.answers = [(200, {"servers": [{"id": "a"}, {"id": "b"}], "servers_links": more}), (200, {"servers": [{"id": "c"}]})]
-    found = list(rest.pages(cloud.compute, "/servers", "servers", "list", {"tags": "t"}))
+    found = list(rest.pages(cloud, "compute", "/servers", "servers", "list", {"tags": "t"}))
     assert [item["id"] for item in found] == ["a", "b", "c"]
     assert [call["params"] for call in cloud.compute.calls] == [{"tags": "t"}, {"tags": "t", "marker": "b"}]
 
@@ -122,4 +122,4 @@ def test_pages_follow_links_and_ask_nothing_after_the_last(cloud: FakeConnection
 def test_an_answer_that_is_no_list_is_an_error(cloud: FakeConnection, body: object) -> None:
     cloud.compute.handler = lambda call: (200, body)
     with pytest.raises(exception.CloudError):
-        list(rest.pages(cloud.compute, "/servers", "servers", "list"))
+        list(rest.pages(cloud, "compute", "/servers", "servers", "list"))
