@@ -48,8 +48,8 @@ class Client:
         body = dict(document)
         if files is not None:
             body["source"] = {"package": self.upload(files)}
-        response = self.request("POST", "/v1/jobs", json=body)
-        assert response.status_code == 202, f"{response.status_code} {response.text}"
+        response = self.request("POST", "/v1/jobs", json={"job": body})
+        assert response.status_code in (200, 202), f"{response.status_code} {response.text}"
         return str(response.json()["job"]["id"])
 
     def job(self, job_id: str) -> Job:

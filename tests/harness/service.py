@@ -81,7 +81,7 @@ class Service(abc.ABC):
         groups: dict[str, dict[str, Any]] = {
             "DEFAULT": {"transport_url": transport_url, "debug": True},
             "database": {"connection": database_url},
-            "keystone_authtoken": {**auth, "www_authenticate_uri": auth["auth_url"]},
+            "keystone_authtoken": {**auth, "www_authenticate_uri": auth["auth_url"], "interface": "public"},
             "cloud": {**auth, "deployment": f"test-{secrets.token_hex(4)}"},
             "storage": {"path": self.directory / "storage"},
             "secrets": {"key_file": self.directory / "fernet.keys"},
