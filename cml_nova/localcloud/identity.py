@@ -23,6 +23,9 @@ SERVICES = {
     "network": ("neutron", "/network"),
 }
 
+#: keystonemiddleware looks for the internal endpoint, clients for the public one
+INTERFACES = ("public", "internal", "admin")
+
 
 def render(error: errors.ApiError) -> Response:
     """Give Keystone's form of an error."""
@@ -114,7 +117,8 @@ def _endpoints() -> dict[str, tuple[str, str]]:
 
 def _catalog() -> list[Document]:
     return [{"id": kind, "type": kind, "name": name,
-             "endpoints": [{"id": f"{kind}-public", "interface": "public", "region": REGION, "region_id": REGION, "url": url}]}
+             "endpoints": [{"id": f"{kind}-{interface}", "interface": interface, "region": REGION, "region_id": REGION, "url": url}
+                           for interface in INTERFACES]}
             for kind, (name, url) in _endpoints().items()]
 
 
@@ -305,10 +309,10 @@ def endpoints() -> Response:
     """The endpoints of the catalog."""
     _admin("identity:list_endpoints")
     return _listing("endpoints", [
-        {"id": f"{kind}-public", "service_id": kind, "interface": "public", "region": REGION, "region_id": REGION, "url": url,
-         "enabled": True, "links": _links(f"endpoints/{kind}-public")}
-        for kind, (_, url) in _endpoints().items()
-        if request.args.get("service_id") in (None, kind) and request.args.get("interface") in (None, "public")])
+        {"id": f"{kind}-{interface}", "service_id": kind, "interface": interface, "region": REGION, "region_id": REGION, "url": url,
+         "enabled": True, "links": _links(f"endpoints/{kind}-{interface}")}
+        for kind, (_, url) in _endpoints().items() for interface in INTERFACES
+        if request.args.get("service_id") in (None, kind) and request.args.get("interface") in (None, interface)])
 
 
 @blueprint.get("/v3/regions")
