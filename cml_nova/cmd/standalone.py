@@ -13,9 +13,13 @@ from oslo_reports import guru_meditation_report as gmr
 
 from cml_nova import conf as cml_conf
 from cml_nova import rpc, secrets, service
+from cml_nova.api.app import create_app
+from cml_nova.api.services import user_catalogs
+from cml_nova.conductor.rpcapi import ConductorClient
 from cml_nova.db import migration
 from cml_nova.db.engine import Database
-from cml_nova.wsgi.api import build_application
+from cml_nova.secrets import Vault
+from cml_nova.storage import get_storage
 
 LOG = logging.getLogger(__name__)
 
@@ -24,8 +28,11 @@ class HttpService:
     """The API behind waitress."""
 
     def __init__(self, conf: cfg.ConfigOpts, transport: messaging.Transport, db: Database) -> None:
+        application = create_app(
+            conf, db=db, storage=get_storage(conf), conductor=ConductorClient(transport), catalog_factory=user_catalogs(conf),
+            vault=Vault.from_conf(conf))
         self._server = waitress.create_server(
-            build_application(conf, transport, db), host=conf.api.standalone_host, port=conf.api.standalone_port,
+            application, host=conf.api.standalone_host, port=conf.api.standalone_port,
             threads=conf.api.standalone_threads, ident=None, max_request_body_size=conf.api.max_package_bytes + 65536,
         )
         self._address = f"http://{conf.api.standalone_host}:{conf.api.standalone_port}"

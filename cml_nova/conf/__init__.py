@@ -7,6 +7,7 @@ from importlib import metadata
 from oslo_config import cfg
 from oslo_db import options as db_options
 from oslo_log import log as logging
+from oslo_reports import opts as reports_options
 
 from cml_nova.conf import opts
 
@@ -26,6 +27,7 @@ def setup(conf: cfg.ConfigOpts, argv: list[str], prog: str) -> None:
     """
     register_opts(conf)
     logging.register_options(conf)
+    reports_options.set_defaults(conf)
     conf(argv, project="cml_nova", prog=prog, version=metadata.version("cml_nova"))
     logging.set_defaults(default_log_levels=[
         *logging.get_default_log_levels(), "paramiko=WARNING", "openstack=WARNING", "waitress=WARNING", "alembic=WARNING",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from oslo_config import cfg
@@ -19,6 +20,7 @@ class Database:
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         self._facade = enginefacade.transaction_context()
+        self._one_writer: AbstractContextManager[Any] = nullcontext()
         options = conf.database
         self._facade.configure(
             connection=options.connection,
@@ -34,6 +36,8 @@ class Database:
         if self.engine.dialect.name == "sqlite":
             event.listen(self.engine, "connect", _share_sqlite_file)
             self.engine.dispose()
+            # SQLite refuses a transaction that read before another one wrote; those of this process queue up instead.
+            self._one_writer = threading.Lock()
 
     @property
     def engine(self) -> Engine:
@@ -49,7 +53,7 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Session]:
         """A transaction that is committed at the end, rolled back on an exception."""
-        with self._facade.writer.using(cml_context.service_context()) as session:
+        with self._one_writer, self._facade.writer.using(cml_context.service_context()) as session:
             yield session
 
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 from oslo_log import log as logging
 
 from cml_nova import exception
-from cml_nova.remote import Access, Machine
+from cml_nova.remote import Access, Machine, Options
 from cml_nova.worker.work import Work
 
 LOG = logging.getLogger(__name__)
@@ -29,6 +29,7 @@ class Crew:
         self._work = work
         secrets = work.secrets()
         self._private_key: str = secrets["ssh"]
+        self._options = Options(dead_after=work.conf.remote.unreachable_after, max_log_bytes=work.conf.remote.max_log_bytes)
         self._machines: dict[int, tuple[str, Machine]] = {}
         self._coming: dict[int, tuple[str, Future[Machine]]] = {}
         self._lock = threading.Lock()
@@ -108,5 +109,5 @@ class Crew:
                     address=address, port=image.get("ssh_port") or conf.port, user=image.get("ssh_user") or conf.user,
                     private_key=self._private_key, host_key=job.keys["host"],
                 )
-                known = self._machines[rank] = (address, Machine(access, conf.root, conf))
+                known = self._machines[rank] = (address, Machine(access, conf.root, self._options))
             return known[1]

@@ -18,7 +18,7 @@ def user_environment(work: Work) -> dict[str, str]:
 
 def working_directory(work: Work) -> str:
     """Where commands run: in the training code if there is some, else in the job's own directory."""
-    return "code" if work.job.spec.get("source") else "."
+    return "code" if work.job.spec.get("source") else ""
 
 
 def process_specs(work: Work) -> dict[str, ProcessSpec]:

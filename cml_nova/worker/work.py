@@ -58,6 +58,10 @@ class Lease:
     def lost(self) -> bool:
         return self._lost.is_set()
 
+    def pause(self, seconds: float) -> None:
+        """Wait, but no longer than the job is ours."""
+        self._lost.wait(seconds)
+
     def check(self) -> None:
         """:raises LeaseLost: the job is another's now, nothing of it may be touched."""
         if self.lost:
@@ -171,4 +175,4 @@ class Work:
                 raise
             except messaging.MessagingException as error:
                 LOG.warning("No answer from a conductor about job %s, asking again: %s", self.lease.job_id, error)
-                time.sleep(_RPC_PAUSE)
+                self.lease.pause(_RPC_PAUSE)
