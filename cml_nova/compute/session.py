@@ -42,7 +42,8 @@ def service_connection(conf: cfg.ConfigOpts) -> sdk_connection.Connection:
     session = ks_loading.load_session_from_conf_options(conf, cloud_conf.GROUP, auth=auth)
     session.timeout = options.request_timeout
     _prepare(session.session)
-    return _connection(options, session)
+    # A catalog without Nova would else be remembered for good.
+    return _connection(options, session, strict=True)
 
 
 class UserConnections:
@@ -66,7 +67,7 @@ class UserConnections:
         session = ks_session.Session(
             auth=auth, session=self._http, verify=self._template.verify, cert=self._template.cert, app_name=_APP,
             timeout=self._options.request_timeout, discovery_cache=self._template._discovery_cache)
-        return _connection(self._options, session)
+        return _connection(self._options, session, strict=False)
 
 
 def user_connection(conf: cfg.ConfigOpts, auth: ks_plugin.BaseAuthPlugin) -> sdk_connection.Connection:
@@ -74,9 +75,9 @@ def user_connection(conf: cfg.ConfigOpts, auth: ks_plugin.BaseAuthPlugin) -> sdk
     return UserConnections(conf).connect(auth)
 
 
-def _connection(options: Any, session: ks_session.Session) -> sdk_connection.Connection:
+def _connection(options: Any, session: ks_session.Session, strict: bool) -> sdk_connection.Connection:
     return sdk_connection.Connection(session=session, region_name=options.region_name, interface=options.interface, app_name=_APP,
-                                     strict_proxies=True)
+                                     strict_proxies=strict)
 
 
 def _prepare(http: requests.Session) -> None:
