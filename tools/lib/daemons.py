@@ -62,9 +62,10 @@ class Daemons:
         self.stop()
         return None
 
-    def start(self, port: int, cloud_port: int) -> None:
+    def start(self, port: int, cloud_port: int, network: str) -> None:
         """Start both and wait until they answer.
 
+        :param network: addresses of the cloud's servers, as a CIDR.
         :raises DaemonError: a port is taken, or a daemon did not come up.
         """
         _check_free(port, "--port")
@@ -72,7 +73,7 @@ class Daemons:
         url, cloud_url = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{cloud_port}"
         try:
             self._start("localcloud", cloud_port, [self._command("cml-nova-localcloud"), "serve", "--state-dir", str(self._state_dir),
-                                                   "--port", str(cloud_port), "--ml-endpoint", url])
+                                                   "--port", str(cloud_port), "--network", network, "--ml-endpoint", url])
             self._wait("localcloud", cloud_url + "/identity/v3")
             self._configure(port)
             self._start("standalone", port, [self._command("cml-nova-standalone"), "--config-file", str(self.config_file)])

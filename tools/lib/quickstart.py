@@ -123,7 +123,7 @@ class Quickstart:
 
     def _start(self) -> dict[str, int]:
         self.screen.line("Starting the local cloud and the service")
-        self.daemons.start(self.options.port, self.options.cloud_port)
+        self.daemons.start(self.options.port, self.options.cloud_port, self.options.network)
         return {"standalone": self.options.port, "localcloud": self.options.cloud_port}
 
     def _train(self, cloud: Cloud) -> None:
@@ -166,7 +166,7 @@ class Quickstart:
             query = {"name": self.example.name, "sha256": hashlib.sha256(body).hexdigest()}
             package = cloud.api.post("/v1/packages", params=query, data=body, headers={"Content-Type": "application/gzip"}).json()
             document["source"] = {"package": package["package"]["id"]}
-            job: Job = cloud.api.post("/v1/jobs", json=document).json()["job"]
+            job: Job = cloud.api.post("/v1/jobs", json={"job": document}).json()["job"]
         self.screen.line(f"Submitted {job['name']} as job {job['id']} after {self.timeline.total():.1f} s")
         return str(job["id"])
 

@@ -41,6 +41,8 @@ def parse(argv):
                         help="where everything is installed and kept; default: %(default)s")
     parser.add_argument("--port", type=_port, default=9517, help="port of the service on 127.0.0.1; default: %(default)s")
     parser.add_argument("--cloud-port", type=_port, default=9510, help="port of the cloud's APIs on 127.0.0.1; default: %(default)s")
+    parser.add_argument("--network", metavar="CIDR", default="127.64.0.0/16",
+                        help="addresses of the cloud's servers, a part of 127.0.0.0/8; default: %(default)s")
     options = parser.parse_args(argv)
     if options.framework == "mxnet" and options.strategy:
         parser.error("--strategy is a matter of TensorFlow; MXNet always trains with its key-value servers")
