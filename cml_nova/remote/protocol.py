@@ -25,7 +25,12 @@ _LENGTHS = struct.Struct(">II")
 
 @dataclass(frozen=True)
 class Hello:
-    """What a node says of itself when the runner comes up. ``memory`` is in bytes, ``now`` its clock in seconds."""
+    """What a node says of itself when the runner comes up.
+
+    :ivar memory: in bytes.
+    :ivar user: numeric user id of the login; ``pid``: process id of this session's runner.
+    :ivar now: the node's clock, in seconds since 1970.
+    """
 
     python: str
     root: str
@@ -33,6 +38,7 @@ class Hello:
     cpus: int
     memory: int
     user: int
+    pid: int
     now: float
 
 
@@ -88,7 +94,7 @@ def _count(value: Any) -> bool:
     return type(value) is int and 0 <= value < 1 << 60
 
 
-_HELLO = {"python": _text, "root": _text, "boot_id": _text, "cpus": _count, "memory": _count, "user": _count, "now": _number}
+_HELLO = {"python": _text, "root": _text, "boot_id": _text, "cpus": _count, "memory": _count, "user": _count, "pid": _count, "now": _number}
 _STATE = {
     "attempt": _count, "task": _text, "state": ("RUNNING", *runner.ENDED).__contains__, "pid": _optional(_count),
     "started_at": _optional(_number), "ended_at": _optional(_number), "exit_code": _optional(_count),

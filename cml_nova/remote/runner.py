@@ -1232,7 +1232,7 @@ class Session:
         self.root = os.path.realpath(self.root)
         self.touch()
         self.answer(number, protocol=PROTOCOL, python=sys.version.split()[0], root=self.root, boot_id=boot_id(),
-                    cpus=os.cpu_count() or 0, memory=memory()[1], user=os.getuid(), now=time.time())
+                    cpus=os.cpu_count() or 0, memory=memory()[1], user=os.getuid(), pid=os.getpid(), now=time.time())
 
     def do_upload(self, number: int, header: dict, body: bytes) -> None:
         name, digest = header["name"], header["digest"]

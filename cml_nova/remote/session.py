@@ -66,14 +66,15 @@ class Session:
         self._send_lock = threading.Lock()
         self._exchanges: dict[int, Exchange] = {}
         self._failure: exception.RemoteError | None = None
+        self._over = threading.Event()
 
     def open(self, root: str, options: dict[str, Any], timeout: float) -> protocol.Hello:
         """Send the runner over and wait for its greeting.
 
         :raises RemoteError: it did not come up in ``timeout`` seconds; says what came instead.
         """
-        self._send(b"%8d%b%8d%b" % (len(SOURCE), SOURCE, len(COMPILED), COMPILED))
         threading.Thread(target=self._read, name=f"ssh-{self._label}", daemon=True).start()
+        self._send(b"%8d%b%8d%b" % (len(SOURCE), SOURCE, len(COMPILED), COMPILED))
         return protocol.parse_hello(self.request("hello", timeout=timeout, root=root, options=options))
 
     @property
@@ -179,6 +180,7 @@ class Session:
                 for start in range(0, len(data), runner.MAX_BODY):
                     self._pipe.sendall(data[start:start + runner.MAX_BODY])
         except (OSError, EOFError) as error:
+            self._over.wait(2)  # the reader knows better why
             self._fail(exception.RemoteError(f"{self._label}: sending failed: {str(error) or type(error).__name__}."))
             raise self._renewed() from error
 
@@ -216,6 +218,7 @@ class Session:
             if self._failure is not None:
                 return
             self._failure = failure
+            self._over.set()
             waiting = list(self._exchanges.values())
         self._pipe.close()
         for exchange in waiting:
