@@ -18,7 +18,8 @@ tokens
     ``{"kind": "tokens", "expire": "all"}``: no token is valid any more.
 
 ``GET /faults`` shows what is armed and the settings; ``DELETE /faults`` disarms it all (settings stay).
-``GET /requests`` counts requests by service, method and path; ``DELETE /requests`` begins again.
+``GET /requests`` counts requests by service, method and path, and says when the last of each kind came, in seconds since 1970;
+``DELETE /requests`` begins again.
 """
 
 from __future__ import annotations
@@ -79,6 +80,7 @@ class Faults:
         self._http: list[HTTPFault] = []
         self.sleep = sleep
         self.counts: Counter[str] = Counter()
+        self.last: dict[str, float] = {}
 
     def take(self, service: str, method: str, path: str) -> HTTPFault | None:
         """Give the fault that this request suffers, if any, and count it down."""
@@ -92,8 +94,10 @@ class Faults:
 
     def count(self, service: str, method: str, path: str) -> None:
         """Count a request; ``path`` has placeholders in place of ids."""
+        kind = f"{service} {method} {path}"
         with self._lock:
-            self.counts[f"{service} {method} {path}"] += 1
+            self.counts[kind] += 1
+            self.last[kind] = time.time()
 
     def add(self, body: dict[str, Any]) -> dict[str, Any]:
         """Arm or do what the body of ``POST /faults`` says.
@@ -227,10 +231,12 @@ def _delete_faults() -> tuple[str, int]:
 
 @blueprint.get("/requests")
 def _get_requests() -> Response:
-    return jsonify({"counts": dict(sorted(cloud().faults.counts.items()))})
+    faults = cloud().faults
+    return jsonify({"counts": dict(sorted(faults.counts.items())), "last": dict(sorted(faults.last.items()))})
 
 
 @blueprint.delete("/requests")
 def _delete_requests() -> tuple[str, int]:
     cloud().faults.counts.clear()
+    cloud().faults.last.clear()
     return "", 204
