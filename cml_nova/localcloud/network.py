@@ -118,8 +118,8 @@ def add_port() -> tuple[Response, int]:
     with cloud().store:
         project = owner(body)
         groups = _groups(body.get("security_groups")) or [cloud().networks.default_group(project)["id"]]
-        made = cloud().networks.add_port(project, str(body.get("network_id")), groups, name=str(body.get("name") or ""))
-        made = change("port", made, description=body.get("description") or "", device_id=body.get("device_id") or "")
+        ports = cloud().networks.add_ports(project, str(body.get("network_id")), groups, [""], name=str(body.get("name") or ""))
+        made = change("port", ports[0], description=body.get("description") or "", device_id=body.get("device_id") or "")
     return jsonify({"port": made}), 201
 
 

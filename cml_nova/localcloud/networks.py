@@ -31,9 +31,11 @@ class Networks:
         self._last = secrets.randbelow(self.cidr.num_addresses)
 
     def bootstrap(self, admin_project: str) -> None:
-        """Make the network and its subnet, if they are not there."""
+        """Make the network and its subnet, or change the subnet if the cloud had other addresses before."""
         with self._store as store:
             network = next(iter(store.find("network", name=NETWORK_NAME)), None)
+            if network and store.find("subnet", network_id=network["id"], cidr=str(self.cidr)):
+                return
             network_id = network["id"] if network else str(uuid.uuid4())
             subnets = store.find("subnet", network_id=network_id)
             subnet_id = subnets[0]["id"] if subnets else str(uuid.uuid4())
@@ -56,24 +58,31 @@ class Networks:
 
     # Ports
 
-    def add_port(self, project_id: str, network_id: str, groups: list[str], device_id: str = "", name: str = "") -> Document:
-        """Make a port with a free address.
+    def add_ports(self, project_id: str, network_id: str, groups: list[str], device_ids: list[str], name: str = "") -> list[Document]:
+        """Make a port with a free address for each device; an empty device id is none.
 
         :raises ApiError: 404 no such network, 409 quota or no address left.
         """
         network = self._store.get("network", network_id)
         if network is None:
             raise errors.not_found(f"Network {network_id} could not be found.", "NetworkNotFound")
-        self._quotas.check_network(project_id, "port")
-        used = {port["fixed_ips"][0]["ip_address"] for port in self._store.all("port")}
-        port_id = str(uuid.uuid4())
-        return self._store.put("port", {
-            **self._standard(port_id, project_id, name), "network_id": network_id, "status": "DOWN", "admin_state_up": True,
-            "mac_address": "fa:16:3e:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(3)),
-            "fixed_ips": [{"subnet_id": network["subnets"][0], "ip_address": self._free_address(used)}],
-            "device_id": device_id, "device_owner": "compute:nova" if device_id else "", "security_groups": groups,
-            "allowed_address_pairs": [], "extra_dhcp_opts": [], "port_security_enabled": True, "binding:vnic_type": "normal",
-            "dns_name": "", "qos_policy_id": None})
+        self._quotas.check_network(project_id, "port", len(device_ids))
+        used = self._used_addresses()
+        made = []
+        for device_id in device_ids:
+            address = self._free_address(used)
+            used.add(address)
+            made.append(self._store.put("port", {
+                **self._standard(str(uuid.uuid4()), project_id, name), "network_id": network_id, "status": "DOWN", "admin_state_up": True,
+                "mac_address": "fa:16:3e:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(3)),
+                "fixed_ips": [{"subnet_id": network["subnets"][0], "ip_address": address}],
+                "device_id": device_id, "device_owner": "compute:nova" if device_id else "", "security_groups": groups,
+                "allowed_address_pairs": [], "extra_dhcp_opts": [], "port_security_enabled": True, "binding:vnic_type": "normal",
+                "dns_name": "", "qos_policy_id": None}))
+        return made
+
+    def _used_addresses(self) -> set[str]:
+        return {port["fixed_ips"][0]["ip_address"] for port in self._store.all("port")}
 
     def _free_address(self, used: set[str]) -> str:
         # Round and round, so that an address rests as long as it can before another server gets it.
@@ -88,9 +97,9 @@ class Networks:
         """Give a port another address: something else on this machine uses its own."""
         port = self._store.get("port", port_id)
         if port is None:
-            raise KeyError(port_id)
-        used = {other["fixed_ips"][0]["ip_address"] for other in self._store.all("port")}
-        return self._store.update("port", port_id, fixed_ips=[{**port["fixed_ips"][0], "ip_address": self._free_address(used)}])
+            raise errors.not_found(f"Port {port_id} could not be found.", "PortNotFound")
+        address = self._free_address(self._used_addresses())
+        return self._store.update("port", port_id, fixed_ips=[{**port["fixed_ips"][0], "ip_address": address}])
 
     # Security groups
 

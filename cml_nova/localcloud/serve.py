@@ -82,11 +82,13 @@ def serve(state_dir: Path, options: Options, listener: socket.socket, images_dir
         server = create_server(create_app(cloud), sockets=[listener], threads=THREADS, max_request_body_size=MAX_BODY,
                                asyncore_use_poll=True, connection_limit=2000, ident="")
         cloud.start()
-        with _signals():
-            ready()
-            server.run()
-        server.close()
-        cloud.stop()
+        try:
+            with _signals():
+                ready()
+                server.run()
+        finally:
+            server.close()
+            cloud.stop()
     finally:
         hypervisor.stop()
 

@@ -210,6 +210,7 @@ _OPEN: dict[str, Callable[[Document, str], bool]] = {
     "availability_zone": lambda server, value: server["availability_zone"] == value,
     "hostname": lambda server, value: server["hostname"] == value,
 }
+_PATTERNS = ("name", "ip")  # values that are regular expressions
 _ADMIN: dict[str, Callable[[Document, str], bool]] = {
     "project_id": lambda server, value: server["project_id"] == value,
     "tenant_id": lambda server, value: server["project_id"] == value,
@@ -266,6 +267,8 @@ def _scoped() -> list[Document]:
 def _matching(servers: list[Document], name: str, test: Callable[[Document, str], bool]) -> list[Document]:
     values = request.args.getlist(name)
     try:
-        return [server for server in servers if any(test(server, value) for value in values)]
+        for value in values if name in _PATTERNS else ():
+            re.compile(value)
     except re.error as error:
-        raise errors.bad_request(f"Invalid input for query parameters {name}. Value: {values[0]}. {error}") from None
+        raise errors.bad_request(f"Invalid input for query parameters {name}. Value: {value}. {error}") from None
+    return [server for server in servers if any(test(server, value) for value in values)]

@@ -94,10 +94,9 @@ class Servers:
             created = []
             for index in range(request.count):
                 suffix = f"-{index + 1}" if request.count > 1 else ""
-                server = self._new(request, request.name + suffix, reservation, index)
-                server = self._store.put("server", {**server, "host": HOST if placed else None,
-                                                    "port_ids": self._add_ports(request, server["id"]) if placed else []})
-                created.append(server)
+                created.append(self._store.put("server", self._new(request, request.name + suffix, reservation, index)))
+            if placed:
+                created = self._place(request, created)
             for server in created:
                 if placed:
                     self._schedule_boot(server["id"])
@@ -113,17 +112,21 @@ class Servers:
                 "tags": request.tags, "metadata": request.metadata, "user_data": request.user_data,
                 "config_drive": request.config_drive, "key_name": request.key_name, "reservation_id": reservation,
                 "launch_index": index, "availability_zone": request.availability_zone, "description": request.description,
-                "hostname": request.hostname or hostname(name), "fault": None, "locked": False,
+                "hostname": request.hostname or hostname(name), "fault": None, "locked": False, "host": None, "port_ids": [],
                 "security_groups": [group["name"] for group in request.groups]}
 
-    def _add_ports(self, request: Request, server_id: str) -> list[str]:
+    def _place(self, request: Request, servers: list[Document]) -> list[Document]:
+        """Give the servers a host and their ports."""
+        ids = [server["id"] for server in servers]
         groups = [group["id"] for group in request.groups]
         try:
-            return [self._networks.add_port(request.project_id, network, groups, server_id)["id"] for network in request.networks]
+            ports = [self._networks.add_ports(request.project_id, network, groups, ids) for network in request.networks]
         except errors.ApiError as error:
             if error.kind == "OverQuota":
                 raise errors.forbidden("Maximum number of ports exceeded") from None
             raise
+        return [self._store.update("server", key, host=HOST, port_ids=[port["id"] for port in own])
+                for key, *own in zip(ids, *ports, strict=True)]
 
     def _schedule_boot(self, server_id: str) -> None:
         result = self.settings.boot_results.popleft() if self.settings.boot_results else "boot"
@@ -154,13 +157,13 @@ class Servers:
                 except AddressInUse:
                     with self._store:
                         self._networks.move_port(server["port_ids"][0])
-                    continue
                 except Exception as error:
                     LOG.exception("the guest of server %s does not start", server_id)
                     self._end_boot(server_id, fault=f"Build of instance {server_id} aborted: {error}")
                     return
-                self._end_boot(server_id)
-                return
+                else:
+                    self._end_boot(server_id)
+                    return
             self._end_boot(server_id, fault=f"Build of instance {server_id} aborted: no free address found.")
 
     def _end_boot(self, server_id: str, fault: str | None = None) -> None:
@@ -226,9 +229,10 @@ class Servers:
 
     def start(self, server_id: str) -> None:
         """Power a server on again, in boot time."""
-        with self._store:
-            self._change(server_id, task_state="powering-on")
-            self._timers.after(self.settings.boot_time, lambda: self._boot(server_id))
+        with self._store as store:
+            if store.get("server", server_id):
+                self._change(server_id, task_state="powering-on")
+                self._timers.after(self.settings.boot_time, lambda: self._boot(server_id))
 
     def reboot(self, server_id: str) -> None:
         """Power a server off and on again."""
@@ -237,7 +241,9 @@ class Servers:
 
     def reset_state(self, server_id: str, state: str) -> None:
         """Say that a server is ACTIVE or in ERROR, whatever is true."""
-        with self._store:
+        with self._store as store:
+            if store.get("server", server_id) is None:
+                return
             if state == "error":
                 self._to_error(server_id, "")
             else:
@@ -255,8 +261,9 @@ class Servers:
         if fault == "vanish":
             self._finish_delete(server_id)
         elif fault == "error":
-            with self._store:
-                self._to_error(server_id, "The host of the server failed.")
+            with self._store as store:
+                if store.get("server", server_id):
+                    self._to_error(server_id, "The host of the server failed.")
         elif fault == "crash":
             self.stop(server_id)
         else:
