@@ -203,6 +203,9 @@ class Hypervisor:
         async with self._lock(guest.server_id):
             if self.alive(guest.server_id):
                 raise HypervisorError(f"the server {guest.server_id} is running")
+            # The kernel would give the address of a guest that is cut off, and so does not listen, away.
+            if any(other.on and other.address == guest.address for other in self._guests.values()):
+                raise AddressInUse(f"{guest.address} is another server's")
             await guest.power_on(metadata)
             self._guests[guest.server_id] = guest
 
