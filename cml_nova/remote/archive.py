@@ -8,7 +8,10 @@ from collections.abc import Iterable, Iterator
 from cml_nova import exception
 
 _PIECE = 1024 * 1024
+_BLOCK = 64 * 1024
+_BROKEN = (tarfile.TarError, ValueError, EOFError)  # tarfile lets the second out for some malformed numbers
 _LONGEST_PATH = 1024
+_MEMBER_COST = 1024  # what a member counts beside its size: so that endless empty ones meet the limit too
 
 
 class _Stream:
@@ -19,6 +22,8 @@ class _Stream:
         self._rest = b""
 
     def read(self, size: int) -> bytes:
+        if size > _PIECE:  # only a header's extension asks for so much, and tarfile would hold all of it in memory
+            raise tarfile.ReadError(f"a header of {size} bytes")
         parts, have = [self._rest], len(self._rest)
         while have < size:
             piece = next(self._pieces, None)
@@ -36,20 +41,20 @@ def unpack(pieces: Iterable[bytes], limit: int) -> Iterator[tuple[str, int, Iter
 
     Links, devices and whatever else is no regular file are left out: they may point anywhere.
 
-    :param limit: most bytes of all files together.
+    :param limit: most bytes of all files together; each member counts 1024 more.
     :raises NodeCommandFailed: a path leads out of the archive, the files are too large, or the stream is no tar.
     """
     total = 0
     try:
-        with tarfile.open(fileobj=_Stream(pieces), mode="r|", errorlevel=1) as archive:  # type: ignore[call-overload]
+        with tarfile.open(fileobj=_Stream(pieces), mode="r|", bufsize=_BLOCK, errorlevel=1) as archive:  # type: ignore[call-overload]
             for member in archive:
-                if not member.isreg():
-                    continue
-                total += member.size
+                total += member.size + _MEMBER_COST
                 if total > limit:
-                    raise exception.NodeCommandFailed(f"The files are larger than {limit} bytes together, the most that is taken of a node.")
+                    raise exception.NodeCommandFailed(f"The files are more than {limit} bytes together, the most that is taken of a node.")
+                if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
+                    continue
                 yield _checked(member.name), member.size, _content(archive, member)
-    except tarfile.TarError as error:
+    except _BROKEN as error:
         raise exception.NodeCommandFailed(f"The node sent no proper archive: {error}.") from error
 
 
@@ -63,4 +68,8 @@ def _checked(name: str) -> str:
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[bytes]:
     file = archive.extractfile(member)
     assert file is not None  # it is a regular file
-    return iter(lambda: file.read(_PIECE), b"")
+    try:
+        while piece := file.read(_PIECE):
+            yield piece
+    except _BROKEN as error:
+        raise exception.NodeCommandFailed(f"The node's archive breaks off within {member.name!r}: {error}.") from error

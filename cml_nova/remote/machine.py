@@ -116,6 +116,7 @@ class Machine:
         self.hello: Hello | None = None
         self._session: Session | None = None
         self._connecting = threading.Lock()
+        self._closes = 0
 
     @property
     def connected(self) -> bool:
@@ -131,7 +132,7 @@ class Machine:
         with self._connecting:
             if self.connected and self.hello:
                 return self.hello
-            deadline = time.monotonic() + timeout
+            deadline, closes = time.monotonic() + timeout, self._closes
             transport = self._transport(deadline)
             try:
                 channel = transport.open_session(timeout=deadline_left(deadline))
@@ -148,10 +149,14 @@ class Machine:
                 transport.close()
                 raise
             self._session = session
+            if closes != self._closes:
+                session.close()
+                raise exception.RemoteError(f"{self.access.address}: the connection was closed while it was made.")
             return self.hello
 
     def close(self) -> None:
-        """End the connection; what runs on the node goes on."""
+        """End the connection, and one that is being made; what runs on the node goes on."""
+        self._closes += 1
         if self._session:
             self._session.close()
 

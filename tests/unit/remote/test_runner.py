@@ -1,0 +1,193 @@
+"""The runner's own functions, on directories of ours."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from cml_nova.remote import runner
+from cml_nova.remote.session import COMMAND
+
+
+def test_it_is_python_3_6_and_standard_library_only() -> None:
+    tree = ast.parse(Path(runner.__file__).read_text(), feature_version=(3, 6))
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.NamedExpr)]
+    modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    assert modules <= sys.stdlib_module_names
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    new_methods = {"removeprefix", "removesuffix", "waitstatus_to_exitcode", "isascii", "pidfd_open", "capture_output"}
+    assert not [node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr in new_methods]
+
+
+def test_the_start_costs_no_heavy_modules() -> None:
+    done = subprocess.run(
+        [sys.executable, "-IS", "-c", f"import sys; sys.path.insert(0, {str(Path(runner.__file__).parent)!r}); import runner; "
+         "print(*sys.modules)"], capture_output=True, text=True, check=True)
+    assert not {"subprocess", "tarfile", "hashlib", "ctypes", "threading", "argparse", "shutil", "typing"} & set(done.stdout.split())
+
+
+def test_the_command_is_one_line_for_any_shell() -> None:
+    assert "\n" not in COMMAND
+    assert COMMAND.count("'") == 2
+
+
+@pytest.mark.parametrize("name", ["worker:0", "ps:12", "a", "A-b_c.d"])
+def test_good_names(name: str) -> None:
+    assert runner.check_name(name, "task") == name
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", ".x", "-x", "a/b", "a b", "a\n", "é", "x" * 129, None, 5])
+def test_bad_names(name: object) -> None:
+    with pytest.raises(runner.Refused):
+        runner.check_name(name, "task")
+
+
+@pytest.mark.parametrize("name", ["", "/x", "../x", "a/../b", "a//b", "./a", "a\0b", None])
+def test_paths_stay_below_the_root(name: object) -> None:
+    assert runner.inside("/r", "a/b", "name") == "/r/a/b"
+    with pytest.raises(runner.Refused):
+        runner.inside("/r", name, "name")
+
+
+def saved(root: Path, **fields: object) -> runner.Task:
+    task = runner.Task(str(root), 1, "worker:0")
+    os.makedirs(task.path, exist_ok=True)
+    state = {"attempt": 1, "task": "worker:0", "state": "RUNNING", "boot_id": runner.boot_id(), "pid": 5, **fields}
+    runner.write_file(task.file("state.json"), json.dumps(state).encode())
+    return task
+
+
+def test_a_state_is_running_only_while_its_supervisor_lives(tmp_path: Path) -> None:
+    task = saved(tmp_path)
+    held = task.lock()
+    assert held >= 0
+    assert (task.state()["state"], task.alive()) == ("RUNNING", True)
+    os.close(held)
+    assert (task.state()["state"], task.state()["reason"], task.alive()) == ("LOST", "its supervisor was killed", False)
+    assert saved(tmp_path, boot_id="x").state()["reason"] == "the machine was restarted"
+    assert saved(tmp_path, state="EXITED").state()["state"] == "EXITED"
+    Path(task.file("state.json")).write_text('{"attempt":')
+    assert (task.state()["state"], task.state()["reason"]) == ("LOST", "its state file is damaged")
+
+
+def test_a_task_that_never_started_may_be_started(tmp_path: Path) -> None:
+    task = runner.Task(str(tmp_path), 1, "worker:0")
+    os.makedirs(task.path)  # a session was killed here
+    assert (task.state(), task.alive()) == (None, False)
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    runner.write_file(str(path), b"one", 0o644)
+    runner.write_file(str(path), b"two", 0o640)
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"two", 0o640)
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+def packed(root: Path, name: str) -> tarfile.TarFile:
+    with open(root / "tar", "wb") as file:
+        runner.pack(str(root), name, file.fileno())
+    return tarfile.open(fileobj=io.BytesIO((root / "tar").read_bytes()))
+
+
+def test_packing_takes_files_and_what_links_inside_mean(tmp_path: Path) -> None:
+    top = tmp_path / "output"
+    (top / "deep").mkdir(parents=True)
+    (top / "deep" / ("n" * 150)).write_bytes(b"1" * 1000)
+    (top / "empty").touch()
+    (top / "inner").symlink_to("empty")
+    (top / "outer").symlink_to("/etc/passwd")
+    os.mkfifo(top / "fifo")
+    with packed(tmp_path, "output") as tar:
+        assert {member.name: member.size for member in tar} == {"empty": 0, "inner": 0, "deep/" + "n" * 150: 1000}
+    with packed(tmp_path, "missing") as tar:
+        assert tar.getnames() == []
+
+
+def test_a_file_that_shrinks_while_it_is_packed_keeps_the_archive_whole(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"123")
+    with open(path, "rb") as source, open(tmp_path / "tar", "wb") as sink:
+        status = os.stat_result([0o100644, 0, 0, 1, 0, 0, 2000, 0, 0, 0])
+        runner.pack_file(sink.fileno(), source.fileno(), status, "file", tarfile)
+        runner.write_all(sink.fileno(), bytes(1024))
+    with tarfile.open(tmp_path / "tar") as tar:
+        assert tar.extractfile("file").read() == b"123" + bytes(1997)
+
+
+def upload(root: Path, *members: tuple[tarfile.TarInfo, bytes]) -> None:
+    with tarfile.open(root / "in.tar", "w") as tar:
+        for info, content in members:
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    with open(root / "in.tar", "rb") as file:
+        runner.unpack(str(root), "source", None, file.fileno())
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "", content: bytes = b"") -> tuple[tarfile.TarInfo, bytes]:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.mode = kind, target, 0o4755
+    return info, content
+
+
+def test_unpacking_replaces_the_directory(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/old").touch()
+    upload(tmp_path, member("./a/b.py", content=b"1"), member("link", tarfile.SYMTYPE, "a/b.py"), member("dir", tarfile.DIRTYPE))
+    assert sorted(path.name for path in (tmp_path / "source").iterdir()) == ["a", "dir", "link"]
+    assert (tmp_path / "source/link").read_bytes() == b"1"
+    assert (tmp_path / "source/a/b.py").stat().st_mode & 0o7777 == 0o755
+
+
+@pytest.mark.parametrize("members", [
+    [member("../x")], [member("/x")], [member("a/../../x")], [member("l", tarfile.SYMTYPE, "/etc")],
+    [member("l", tarfile.SYMTYPE, "../..")],
+    [member("d", tarfile.SYMTYPE, "."), member("d/l", tarfile.SYMTYPE, "../.."), member("d/l/x")], [member("h", tarfile.LNKTYPE, "x")],
+    [member("c", tarfile.CHRTYPE)], [member("f", tarfile.FIFOTYPE)],
+])
+def test_an_archive_that_leads_elsewhere_changes_nothing(tmp_path: Path, members: list[tuple[tarfile.TarInfo, bytes]]) -> None:
+    root = tmp_path / "root"
+    (root / "source").mkdir(parents=True)
+    (root / "source/kept").touch()
+    with pytest.raises(runner.Refused):
+        upload(root, *members)
+    assert sorted(path.name for path in root.iterdir()) == ["in.tar", "source"]
+    assert [path.name for path in (root / "source").iterdir()] == ["kept"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["root"]
+
+
+def test_nvidia_smi_is_read() -> None:
+    text = "0, 35, 1024, 40960\n1, [N/A], [N/A], 40960\nFailed to initialize NVML\n"
+    assert runner.gpu_rows(text) == [
+        {"index": 0, "utilization": 35.0, "memory_used": 1 << 30, "memory_total": 40 << 30},
+        {"index": 1, "utilization": None, "memory_used": None, "memory_total": 40 << 30}]
+
+
+def test_the_machine_is_read() -> None:
+    busy, total = runner.cpu_times()
+    assert 0 < busy < total
+    used, size = runner.memory()
+    assert 0 < used < size
+    assert runner.start_ticks(os.getpid()) > 0
+    assert runner.start_ticks(4_000_000) == 0
+
+
+def test_descendants_are_found_either_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    child = subprocess.Popen(["sh", "-c", "sleep 30 & echo $!; wait"], stdout=subprocess.PIPE, text=True)
+    try:
+        grandchild = int(child.stdout.readline())
+        assert {child.pid, grandchild} <= set(runner.descendants(os.getpid()))
+        monkeypatch.setattr(os.path, "exists", lambda path: False)  # a kernel without the list of children
+        assert {child.pid, grandchild} <= set(runner.descendants(os.getpid()))
+    finally:
+        runner.kill_all(lambda: runner.descendants(os.getpid()))
+        child.wait()
+        child.stdout.close()
