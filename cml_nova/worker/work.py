@@ -143,6 +143,8 @@ class Work:
         for name in ("attempt", "error_restarts", "infra_restarts", "runtime", "cause", "status_reason"):
             if name in report:
                 setattr(self.job, name, report[name])
+        if "attempt" in report:
+            self.job.tasks = [{"exit_code": None, "signal": None, **task} for task in report.get("tasks", ())]
         for change in report.get("nodes", ()):
             self.job.nodes[change["rank"]].update(change)
         if "phase" in report and report["phase"] != self.job.phase:
