@@ -38,7 +38,9 @@ def test_exit_code_of_one_rank_fails_the_job_and_stops_the_others(client: Client
 
 
 def test_signal_is_told_apart_from_an_exit_code(client: Client) -> None:
-    job_id = client.submit(document(workers=1), {"train.py": "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"})
+    """The command is a list here: a shell in between would make an exit code of it, 128 more than the signal."""
+    files = {"train.py": "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"}
+    job_id = client.submit(document(workers=1, command=["python3", "train.py"]), files)
     job = client.finish(job_id)
     assert (job["status"], job["cause"], job["failed_task"]) == ("FAILED", "USER_ERROR", "worker:0")
     [task] = client.nodes(job_id)[0]["tasks"]

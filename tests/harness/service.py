@@ -21,7 +21,7 @@ Options = Mapping[str, Mapping[str, Any]]
 
 #: intervals short enough for tests; everything else is as operators get it
 QUICK: Options = {
-    "cloud": {"poll_fast": 0.1, "poll_slow": 0.5, "network": "local-net"},
+    "cloud": {"poll_fast": 0.1, "poll_slow": 0.5, "settle_time": 3, "network": "local-net"},
     "conductor": {"lease_time": 6, "sweep_interval": 0.5, "queue_retry_min": 0.5, "queue_retry_max": 2, "orphan_interval": 3600},
     "worker": {"heartbeat_interval": 1, "drain_timeout": 5},
     "remote": {"connect_timeout": 5, "unreachable_after": 6, "stop_grace": 2},
