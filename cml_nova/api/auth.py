@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import flask
+from keystoneauth1 import exceptions as ks_exceptions
 from keystonemiddleware import auth_token
+from keystonemiddleware.auth_token import _exceptions as ksm_exceptions
 from oslo_config import cfg
 
 from cml_nova import exception
@@ -21,6 +23,8 @@ from cml_nova.context import RequestContext
 OPEN = "open"
 
 _CACHE_KEY = "cml_nova.token_cache"
+_NO_KEYSTONE_KEY = "cml_nova.no_keystone"
+_NO_KEYSTONE = (ks_exceptions.ConnectFailure, ks_exceptions.DiscoveryFailure, ks_exceptions.RequestTimeout, ksm_exceptions.ServiceError)
 
 
 class TokenCache:
@@ -56,20 +60,42 @@ class TokenCache:
                 self._entries.popitem(last=False)
 
 
+class _NoKeystoneError(Exception):
+    """A token can't be judged now."""
+
+
+class _AuthProtocol(auth_token.AuthProtocol):
+    """keystonemiddleware's, which calls a token invalid when Keystone can't be asked: clients would throw good tokens away."""
+
+    def fetch_token(self, token: str, **kwargs: Any) -> Any:
+        try:
+            return super().fetch_token(token, **kwargs)
+        except ks_exceptions.EndpointNotFound as error:
+            raise _NoKeystoneError from error
+        except ksm_exceptions.InvalidToken as error:
+            if isinstance(error.__context__, _NO_KEYSTONE):
+                raise _NoKeystoneError from error
+            raise
+
+
 def require_tokens(app: Any, conf: cfg.ConfigOpts) -> Any:
     """Wrap a WSGI application so that each request's token is checked.
 
     Requests without a valid token are let through, marked as such: the application answers them itself, in the form of all
     its errors, and some routes need no token.
     """
-    checked = auth_token.AuthProtocol(app, {
+    checked = _AuthProtocol(app, {
         "oslo_config_config": conf, "delay_auth_decision": True, "service_type": SERVICE_TYPE, "cache": _CACHE_KEY})
     cache = None if conf.keystone_authtoken.memcached_servers else TokenCache()
 
     def with_cache(environ: dict[str, Any], start_response: Any) -> Any:
         if cache is not None:
             environ[_CACHE_KEY] = cache
-        return checked(environ, start_response)
+        try:
+            return checked(environ, start_response)
+        except _NoKeystoneError:
+            environ[_NO_KEYSTONE_KEY] = True
+            return app(environ, start_response)
 
     return with_cache
 
@@ -82,7 +108,7 @@ def load_context() -> None:
     if services().conf.api.auth_strategy == "keystone":
         uri = services().conf.keystone_authtoken.www_authenticate_uri
         flask.g.challenge = f'Keystone uri="{uri}"' if uri else "Keystone"
-        known = environ.get("HTTP_X_IDENTITY_STATUS") == "Confirmed"
+        known = environ.get("HTTP_X_IDENTITY_STATUS") == "Confirmed" and _NO_KEYSTONE_KEY not in environ
     else:
         known = bool(environ.get("HTTP_X_USER_ID"))
     # Made even for nobody: it puts the request's id into the log.
@@ -92,7 +118,13 @@ def load_context() -> None:
 
 
 def current() -> RequestContext:
-    """Who asks. :raises Unauthorized: nobody that Keystone knows."""
+    """Who asks.
+
+    :raises Unauthorized: nobody that Keystone knows.
+    :raises ServiceUnavailable: Keystone can't be asked.
+    """
+    if _NO_KEYSTONE_KEY in flask.request.environ:
+        raise exception.ServiceUnavailable("Keystone can't be reached at this time to check the token; try again later.")
     if flask.g.context is None:
         raise exception.Unauthorized("The request needs a valid token of Keystone in the header X-Auth-Token.")
     return cast(RequestContext, flask.g.context)

@@ -48,8 +48,6 @@ def _own(error: exception.CMLError) -> flask.Response:
 
 def _http(error: http.HTTPException) -> flask.Response:
     code = error.code or 500
-    if code == 413:
-        return _own(exception.TooLarge("The body is larger than this service accepts."))
     title = error.name
     message = str(error.description)
     if code == 404 and flask.request.url_rule is None:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import flask
-from werkzeug.exceptions import RequestEntityTooLarge
 
 from cml_nova import exception
 from cml_nova.api import auth
 from cml_nova.api.services import services
 from cml_nova.api.validation import Schema, parse_json
 
+_PIECE = 1 << 20
 _TRUE, _FALSE = ("1", "true", "yes"), ("0", "false", "no")
 
 
@@ -116,18 +116,31 @@ def _parse(name: str, kind: str | None, text: str) -> Any:
 
 
 def _body(schema: Schema) -> Any:
-    limit = services().conf.api.max_body_bytes
-    flask.request.max_content_length = limit
-    try:
-        data = flask.request.get_data(cache=False)
-    except RequestEntityTooLarge:
-        raise exception.TooLarge(
-            f"The body is larger than {limit} bytes ([api] max_body_bytes); put data into a package instead.") from None
+    data = b"".join(body_pieces(services().conf.api.max_body_bytes, "max_body_bytes"))
     if not data:
         raise exception.BadRequest("The body is empty; this request needs a JSON object.")
     document = parse_json(data)
     schema.check(document)
     return document
+
+
+def body_pieces(limit: int, option: str) -> Iterator[bytes]:
+    """Give the request's body piece by piece.
+
+    :param limit: most bytes that are read, which the option ``option`` of [api] sets.
+    :raises TooLarge: there are more.
+    """
+    total = flask.request.content_length or 0
+    if total <= limit:
+        total = 0
+        # One byte more than allowed tells a body that is too large and did not say so from one that just fits.
+        while piece := flask.request.stream.read(min(_PIECE, limit + 1 - total)):
+            total += len(piece)
+            if total > limit:
+                break
+            yield piece
+    if total > limit:
+        raise exception.TooLarge(f"The body is larger than {limit} bytes ([api] {option}); keep data apart from what describes it.")
 
 
 def _check_answer(answer: Any, schema: Schema) -> None:

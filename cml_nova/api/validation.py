@@ -119,7 +119,7 @@ def _missing(error: Any) -> str:
 def _message(error: Any) -> str:
     field = _field(error)
     where = field or "The body"
-    secret = bool(error.absolute_path) and error.absolute_path[0] in _SECRET_FIELDS
+    secret = any(part in _SECRET_FIELDS for part in error.absolute_path)
     value = "the value" if secret else _show(error.instance)
     limit = error.validator_value
     match error.validator:

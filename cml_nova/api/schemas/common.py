@@ -6,9 +6,9 @@ from typing import Any
 
 Schema = dict[str, Any]
 
-NO_CONTROL = {"pattern": r"[\x00-\x1f\x7f]"}
-NO_CONTROL_BUT_LINES = {"pattern": r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"}
-NO_NUL = {"pattern": r"\x00"}
+NO_CONTROL = {"type": "string", "pattern": r"[\x00-\x1f\x7f]"}
+NO_CONTROL_BUT_LINES = {"type": "string", "pattern": r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"}
+NO_NUL = {"type": "string", "pattern": r"\x00"}
 
 UUID: Schema = {"type": "string", "minLength": 1, "maxLength": 36}
 TIME: Schema = {"type": "string", "format": "date-time", "description": "ISO 8601, UTC."}

@@ -27,7 +27,7 @@ YEAR = 366 * 86400
 
 COMMAND: Schema = {
     "type": ["string", "array"], "minLength": 1, "maxLength": 65536, "pattern": r"\S", "not": NO_NUL,
-    "minItems": 1, "maxItems": 1024, "items": {"type": "string", "maxLength": 65536, "not": NO_NUL},
+    "minItems": 1, "maxItems": 1024, "items": {"type": "string", "maxLength": 65536, "not": NO_NUL, "description": "No NUL characters."},
     "description": "A line for /bin/sh, or a list of a program and its arguments; not empty, no NUL characters.",
 }
 ENV: Schema = {

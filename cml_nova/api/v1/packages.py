@@ -7,15 +7,13 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-import flask
 from oslo_db import exception as db_exception
 from oslo_utils import uuidutils
-from werkzeug.exceptions import RequestEntityTooLarge
 
 from cml_nova import exception
 from cml_nova.api import auth
 from cml_nova.api.archives import check_package
-from cml_nova.api.routing import Resource
+from cml_nova.api.routing import Resource, body_pieces
 from cml_nova.api.schemas import packages as schemas
 from cml_nova.api.services import services
 from cml_nova.api.views import iso, page_size, paged
@@ -113,15 +111,10 @@ def _receive(file: BinaryIO) -> tuple[str, int]:
 
     :raises TooLarge: it is larger than a package may be.
     """
-    limit = services().conf.api.max_package_bytes
-    flask.request.max_content_length = limit
     digest, size = hashlib.sha256(), 0
-    try:
-        while piece := flask.request.stream.read(_PIECE):
-            digest.update(piece)
-            size += file.write(piece)
-    except RequestEntityTooLarge:
-        raise exception.TooLarge(f"The package is larger than {limit} bytes ([api] max_package_bytes); keep data elsewhere.") from None
+    for piece in body_pieces(services().conf.api.max_package_bytes, "max_package_bytes"):
+        digest.update(piece)
+        size += file.write(piece)
     if not size:
         raise exception.BadRequest("The body is empty; send the package's bytes.")
     return digest.hexdigest(), size

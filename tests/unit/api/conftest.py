@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -56,7 +57,8 @@ class FakeCatalog:
         for image in found:
             if version in (None, image.framework_version):
                 return image
-        raise exception.NotFound(f"There is no image for {framework} {version}; there are {', '.join(str(i.framework_version) for i in found)}.")
+        versions = ", ".join(str(image.framework_version) for image in found)
+        raise exception.NotFound(f"There is no image for {framework} {version}; there are {versions}.")
 
     def flavors(self) -> list[Flavor]:
         return FLAVORS
@@ -99,7 +101,7 @@ class Api:
 
     def create(self, **more: Any) -> dict[str, Any]:
         """Create a job; give its representation."""
-        who = {key: more.pop(key) for key in ("project", "user", "roles") if key in more}
+        who = {key: more.pop(key) for key in ("project", "user") if key in more}
         answer = self.post("/v1/jobs", json={"job": job(**more)}, **who)
         assert answer.status_code == 202, answer.text
         created: dict[str, Any] = answer.json["job"]  # type: ignore[index]
@@ -152,17 +154,37 @@ def make_conf(path: Path, **api: Any) -> cfg.ConfigOpts:
     return conf
 
 
-@pytest.fixture
-def conf(tmp_path: Path) -> cfg.ConfigOpts:
-    return make_conf(tmp_path, max_body_bytes=65536, max_package_bytes=65536, max_package_unpacked_bytes=200_000, max_limit=100)
-
-
-@pytest.fixture
-def api(conf: cfg.ConfigOpts) -> Iterator[Api]:
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database file with the schema, to copy: applying the migrations takes longer than most tests."""
+    conf = make_conf(tmp_path_factory.mktemp("empty"))
     db = Database(conf)
     migration.sync(db)
-    storage, conductor, vault = FileStorage(conf), FakeConductor(), Vault([Fernet.generate_key().decode()])
+    db.engine.dispose()
+    return Path(conf.database.connection.removeprefix("sqlite:///"))
+
+
+def make_api(path: Path, empty_database: Path) -> Api:
+    """Make an application of its own in a directory."""
+    conf = make_conf(path, max_body_bytes=65536, max_package_bytes=65536, max_package_unpacked_bytes=200_000, max_limit=100)
+    shutil.copy(empty_database, conf.database.connection.removeprefix("sqlite:///"))
+    db, storage, conductor, vault = Database(conf), FileStorage(conf), FakeConductor(), Vault([Fernet.generate_key().decode()])
     app = create_app(conf, db=db, storage=storage, conductor=conductor, catalog_factory=lambda auth: FakeCatalog(), vault=vault,
                      validate_responses=True)
-    yield Api(app, conf, db, storage, conductor, vault)
-    db.engine.dispose()
+    return Api(app, conf, db, storage, conductor, vault)
+
+
+@pytest.fixture
+def api(tmp_path: Path, empty_database: Path) -> Iterator[Api]:
+    """An application that only this test uses."""
+    made = make_api(tmp_path, empty_database)
+    yield made
+    made.db.engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def shared_api(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[Api]:
+    """An application for all tests of a module that change nothing in it, or mind nothing."""
+    made = make_api(tmp_path_factory.mktemp("shared"), empty_database)
+    yield made
+    made.db.engine.dispose()
