@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import sys
+import time
 
 import numpy as np
 import tensorflow as tf
@@ -61,6 +62,8 @@ def train_in_step(lead):
     if lead:
         export(local)
     say(f"weights sha256 {digest(local)}")
+    if lead:
+        time.sleep(2)  # the others sign off with the lead when they exit, and complain if it has gone before
 
 
 def train_with_servers(resolver):
