@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import and_, case, delete, func, or_, select, update
+from sqlalchemy import and_, case, delete, func, literal, or_, select, update
 from sqlalchemy.orm import Session
 
 from cml_nova import exception
@@ -147,10 +147,11 @@ def wake_next_waiting(session: Session) -> str | None:
 
 
 def end_overdue_waits(session: Session) -> Sequence[str]:
-    """Give up queued jobs past their max_wait_time; return their ids."""
+    """Give up queued jobs past their max_wait_time, keeping the reason why they waited; return their ids."""
+    over = literal("The job waited in the queue for longer than its max_wait_time. ")
     return _time_out(
         session, Job.phase == Phase.QUEUED, Job.spec["max_wait_time"].as_float() + Job.created_at < now(),
-        target=Target.DELETE, status_reason="The job waited in the queue for longer than its max_wait_time.",
+        target=Target.DELETE, status_reason=over.concat(func.coalesce(Job.status_reason, "")),
     )
 
 
