@@ -10,13 +10,13 @@ Below the root: ``tasks/<attempt>/<task>/{lock,state.json,log,wake,stop}``, the 
 ``input``, ``hostfile``. Imports are few, and late where they are costly: dozens of nodes may be simulated on one machine.
 """
 
+# Of signal, socket and json the C parts only: what their Python parts drag in (enum, re, selectors) is more than the whole rest.
+import _signal as signal  # type: ignore[import-not-found]
+import _socket as socket
 import errno
 import fcntl
-import json
 import os
 import select
-import signal
-import socket
 import struct
 import sys
 import time
@@ -40,6 +40,36 @@ class Refused(Exception):
 
 
 # ---------------------------------------------------------------------------------------------------- files and processes
+
+
+def json_functions() -> tuple:
+    """Give json's loads and dumps, made of its C part where that is as we know it."""
+    class Context:
+        strict, memo = True, {}  # type: ignore[var-annotated]
+        object_hook = object_pairs_hook = None
+        parse_float = parse_constant = float
+        parse_int = int
+
+    def loads(text: str) -> object:
+        try:
+            return scan(text, 0)[0]
+        except StopIteration:
+            raise ValueError("not JSON") from None
+
+    def refuse(value: object) -> None:
+        raise TypeError("not for JSON: %r" % (value,))
+
+    try:
+        import _json
+        scan = _json.make_scanner(Context)  # type: ignore[arg-type]
+        encode_chunks = _json.make_encoder(None, refuse, _json.encode_basestring_ascii, None, ": ", ", ", False, False, True)
+        return loads, lambda value: "".join(encode_chunks(value, 0))
+    except (ImportError, AttributeError, TypeError):
+        import json
+        return json.loads, json.dumps
+
+
+from_json, to_json = json_functions()
 
 
 def read_text(path: str) -> str:
@@ -242,7 +272,7 @@ class Task:
         """Give what the supervisor wrote last; None before it wrote anything."""
         text = read_text(self.file("state.json"))
         try:
-            return json.loads(text) if text else None
+            return from_json(text) if text else None
         except ValueError:
             return {"attempt": self.attempt, "task": self.name, "state": "LOST", "reason": "its state file is damaged"}
 
@@ -303,7 +333,7 @@ class Supervisor:
 
     def save(self, **changes: object) -> None:
         self.state.update(changes)
-        write_file(self.task.file("state.json"), json.dumps(self.state).encode())
+        write_file(self.task.file("state.json"), to_json(self.state).encode())
 
     def run(self, report: int = -1) -> None:
         """Start the process and stay until it and its descendants are gone.
@@ -382,7 +412,7 @@ class Supervisor:
                 return
             request = read_text(self.task.file("stop")) if self.look else ""
             if request:
-                self.begin_stop(float(json.loads(request)["grace"]))
+                self.begin_stop(float(from_json(request)["grace"]))
             if self.deadline is not None and time.monotonic() >= self.deadline:
                 self.state["stopped_by"] = "KILL"
                 kill_all(self.below)
@@ -621,7 +651,7 @@ def start_unit(root: str, task: Task, spec: dict, environ: dict, unit: list) -> 
     import subprocess
     write_file(os.path.join(root, "runner.py"), globals()["SOURCE"])  # the command that started this session left it there
     # the one moment when variables are in a file: a unit can't be handed them otherwise without showing them to everybody
-    write_file(task.file("spec.json"), json.dumps({"spec": spec, "environ": environ}).encode())
+    write_file(task.file("spec.json"), to_json({"spec": spec, "environ": environ}).encode())
     name = "cml-%d-%s-%d" % (task.attempt, task.name.replace(":", "-"), os.getpid())
     command = [*unit, "--quiet", "--collect", "--unit", name,
                "-p", "KillMode=control-group", "-p", "OOMPolicy=continue", "-p", "TasksMax=infinity",
@@ -639,7 +669,7 @@ def run_unit(root: str, attempt: int, name: str) -> None:
     """Be the supervisor in a unit of its own."""
     task = Task(root, attempt, name)
     held = task.lock()
-    given = json.loads(read_text(task.file("spec.json")))
+    given = from_json(read_text(task.file("spec.json")))
     os.unlink(task.file("spec.json"))
     if held >= 0 and not task.saved():
         supervise(root, task, given["spec"], given["environ"])
@@ -659,7 +689,7 @@ class Stop:
         for task in self.tasks:
             state = task.state()
             if state and state["state"] == "RUNNING":
-                write_file(task.file("stop"), json.dumps({"grace": grace}).encode())
+                write_file(task.file("stop"), to_json({"grace": grace}).encode())
                 if start_ticks(state["supervisor"]) == state["supervisor_ticks"]:
                     kill(state["supervisor"], signal.SIGTERM)
             elif state and state["state"] == "LOST":
@@ -1060,7 +1090,7 @@ class Session:
     # frames
 
     def send(self, header: dict, body: bytes = b"") -> None:
-        head = json.dumps(header).encode()
+        head = to_json(header).encode()
         if not self.output:
             self.stuck = time.monotonic()
         self.output += struct.pack(">II", len(head), len(body)) + head + body
@@ -1125,7 +1155,7 @@ class Session:
                 raise SystemExit("a frame is too large")
             if len(self.input) < 8 + head + body:
                 break
-            header = json.loads(self.input[8:8 + head].decode())
+            header = from_json(self.input[8:8 + head].decode())
             payload = bytes(self.input[8 + head:8 + head + body])
             del self.input[:8 + head + body]
             self.handle(header, payload)
@@ -1264,7 +1294,7 @@ class Session:
         raise Refused("there is no free port")
 
     def do_start(self, number: int, header: dict, body: bytes) -> None:
-        spec = json.loads(body.decode())
+        spec = from_json(body.decode())
         for port in list(self.ports) if spec["ports"] is None else spec["ports"]:
             held = self.ports.pop(port, None)
             if held:
