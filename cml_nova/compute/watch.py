@@ -48,7 +48,8 @@ class ServerWatch:
 
     The pace: never two looks closer than ``poll_fast``; while a watched job expects a change, 5 % of the time since the last
     such expectation began, at most ``poll_slow``; otherwise ``poll_slow``. The look that a ``snapshot`` waits for, and the first
-    one at a job, follow the last one by ``poll_fast``. After failures the pause doubles up to ``poll_slow``.
+    one at a job, follow the last one by ``poll_fast``. After failures the pause doubles up to ``poll_slow``. However fast the pace,
+    a cloud that takes long to answer is left alone for as long as the last answer took.
 
     :param clock: monotonic seconds.
     """
@@ -64,6 +65,7 @@ class ServerWatch:
         self._poll = _Poll(started=float("-inf"))
         self._good = self._poll
         self._failures = 0
+        self._took = 0.0
         self._stopped = False
         self._thread: threading.Thread | None = None
 
@@ -185,7 +187,7 @@ class ServerWatch:
             return None
         if self._failures:
             gap = max(gap, min(self._fast * 2 ** self._failures, self._slow))
-        return self._poll.started + gap
+        return self._poll.started + max(gap, 2 * self._took)
 
     def look(self) -> None:
         """Look once; the thread does so when a look is due."""
@@ -203,6 +205,7 @@ class ServerWatch:
             poll = _Poll(started, error=exception.CloudError(f"A look at the servers failed: {error}"))
         with self._changed:
             self._poll = poll
+            self._took = self._clock() - started
             self._failures = self._failures + 1 if poll.error else 0
             if not poll.error:
                 self._good = poll

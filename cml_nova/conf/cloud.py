@@ -17,7 +17,9 @@ OPTS = [
     cfg.IntOpt("request_timeout", default=60, min=1, help="Longest time for one request to the cloud, in seconds."),
     cfg.FloatOpt("settle_time", default=30, min=0,
                  help="Seconds after a create that ended in an error until servers that it may have made all the same must have appeared."),
-    cfg.FloatOpt("poll_fast", default=0.25, min=0.05, help="Seconds between looks at the servers while some of them are changing."),
+    cfg.FloatOpt("poll_fast", default=0.1, min=0.05,
+                 help="Shortest pause between looks at the servers of all jobs, in seconds. It grows with the time that a change is waited "
+                      "for, and with the time that the cloud takes to answer."),
     cfg.FloatOpt("poll_slow", default=5.0, min=0.1, help="Seconds between looks at the servers while none of them is expected to change."),
     cfg.IntOpt("delete_parallel", default=8, min=1, help="Most server deletions that one worker has in flight."),
 ]

@@ -136,6 +136,17 @@ def test_asking_again_does_not_speed_it_up(paced: ServerWatch, clock: FakeClock)
             assert paced.next_look() == pytest.approx(clock.now + 3.0)
 
 
+def test_a_slow_cloud_is_asked_less(paced: ServerWatch, clock: FakeClock, fleet: FakeFleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slowly() -> list[Server]:
+        clock.now += 2.0
+        return []
+
+    monkeypatch.setattr(fleet, "all_servers", slowly)
+    with paced.watch("j", expect_change=True):
+        look(paced, clock)
+        assert paced.next_look() == pytest.approx(clock.now + 2.0)
+
+
 def test_failures_slow_it_down(paced: ServerWatch, clock: FakeClock, fleet: FakeFleet) -> None:
     fleet.error = exception.CloudError("503")
     gaps = []
