@@ -9,12 +9,13 @@ import uuid
 from flask import Flask, Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException
 
-from cml_nova.localcloud import compute, compute_admin, errors, faults, flavors, identity, image, network, security_groups
+from cml_nova.localcloud import compute, compute_admin, errors, faults, flavors, identity, image, network, neutron, nova, security_groups
 from cml_nova.localcloud.cloud import Cloud
 from cml_nova.localcloud.faults import SERVICES, HTTPFault
+from cml_nova.localcloud.web import cloud as current_cloud
 
 LOG = logging.getLogger(__name__)
-_RENDER = {"identity": identity.render, "compute": compute.render, "image": image.render, "network": network.render}
+_RENDER = {"identity": identity.render, "compute": nova.render, "image": image.render, "network": neutron.render}
 _PLACEHOLDER = re.compile(r"<[^>]*>")
 _VERSION = re.compile(r"^/v[0-9.]+")
 
@@ -43,15 +44,13 @@ def _service() -> tuple[str, str]:
 
 
 def _before() -> Response | None:
-    from cml_nova.localcloud.web import cloud
-
     g.request_id = f"req-{uuid.uuid4()}"
     service, path = _service()
     if not service:
         return None
     rule = request.url_rule.rule.removeprefix(f"/{service}") if request.url_rule else path
-    cloud().faults.count(service, request.method, _VERSION.sub("", _PLACEHOLDER.sub("{id}", rule)) or "/")
-    fault = cloud().faults.take(service, request.method, path)
+    current_cloud().faults.count(service, request.method, _VERSION.sub("", _PLACEHOLDER.sub("{id}", rule)) or "/")
+    fault = current_cloud().faults.take(service, request.method, path)
     if fault is None:
         return None
     if fault.when == "after":
@@ -61,10 +60,8 @@ def _before() -> Response | None:
 
 
 def _suffer(fault: HTTPFault) -> Response | None:
-    from cml_nova.localcloud.web import cloud
-
     if fault.delay:
-        cloud().faults.sleep(fault.delay)
+        current_cloud().faults.sleep(fault.delay)
     if not fault.status:
         return None
     return _RENDER[_service()[0]](errors.ApiError(fault.status, "The fault API made this request fail.", "InjectedFault"))
@@ -76,7 +73,7 @@ def _after(response: Response) -> Response:
     request_id = g.get("request_id", "")
     response.headers["X-Openstack-Request-Id"] = request_id
     if request.path.startswith("/compute/"):
-        version = compute.microversion_headers()
+        version = nova.microversion_headers()
         response.headers.update({"X-Compute-Request-Id": request_id, **version})
     return response
 

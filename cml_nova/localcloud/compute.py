@@ -10,14 +10,12 @@ from flask import Blueprint, Response, jsonify, request
 
 from cml_nova.localcloud import errors
 from cml_nova.localcloud.networks import NETWORK_NAME
-from cml_nova.localcloud.nova import MAX_VERSION, MIN_VERSION, check_request, links, microversion_headers, policy, render
+from cml_nova.localcloud.nova import MAX_VERSION, MIN_VERSION, check_request, links, policy
 from cml_nova.localcloud.server_requests import MAX_TAGS, check_metadata, check_tags, list_servers, parse_create
 from cml_nova.localcloud.servers import HOST
 from cml_nova.localcloud.store import Document
 from cml_nova.localcloud.times import iso, iso_fraction
 from cml_nova.localcloud.web import body_object, caller, cloud, page
-
-__all__ = ["blueprint", "microversion_headers", "render"]
 
 blueprint = Blueprint("compute", __name__)
 

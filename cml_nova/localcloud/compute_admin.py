@@ -74,7 +74,7 @@ def set_quota(project_id: str) -> Response:
 def reset_quota(project_id: str) -> tuple[str, int]:
     """Give a project the quota back that it had at first."""
     policy("os-quota-sets:delete", admin=True)
-    cloud().quotas.reset(project_id)
+    cloud().quotas.reset(project_id, QUOTA)
     return "", 202
 
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from flask import Blueprint, Response, jsonify, request
 
 from cml_nova.localcloud import errors
-from cml_nova.localcloud.neutron import change, check_request, find, listing, only, owner, policy, render, visible
+from cml_nova.localcloud.neutron import change, check_request, find, listing, only, owner, policy, visible
 from cml_nova.localcloud.scheduler import NETWORK_QUOTA
 from cml_nova.localcloud.store import Document
 from cml_nova.localcloud.web import body_object, caller, cloud
-
-__all__ = ["blueprint", "render"]
 
 blueprint = Blueprint("network", __name__)
 _TAGGED = {"networks": "network", "subnets": "subnet", "ports": "port", "security-groups": "security_group"}
@@ -226,10 +224,18 @@ def quota_default(project_id: str) -> Response:
 def set_quota(project_id: str) -> Response:
     """Change the quota of a project."""
     policy("update_quota", admin=True)
-    given = only(body_object("quota"), *NETWORK_QUOTA)
+    given = only(body_object("quota"), *NETWORK_QUOTA, "check_limit")
     try:
-        cloud().quotas.set(project_id, {name: int(value) for name, value in given.items()})
+        cloud().quotas.set(project_id, {name: int(value) for name, value in given.items() if name != "check_limit"})
     except (TypeError, ValueError):
         raise errors.bad_request(f"Invalid input for quota. Reason: {given} are not integers.", "HTTPBadRequest") from None
     allowed = cloud().quotas.limits(project_id)
     return jsonify({"quota": {name: allowed[name] for name in NETWORK_QUOTA}})
+
+
+@blueprint.delete("/v2.0/quotas/<project_id>")
+def reset_quota(project_id: str) -> tuple[str, int]:
+    """Give a project the quota back that it had at first."""
+    policy("delete_quota", admin=True)
+    cloud().quotas.reset(project_id, NETWORK_QUOTA)
+    return "", 204

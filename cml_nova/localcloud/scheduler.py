@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from cml_nova.localcloud import errors
 from cml_nova.localcloud.store import Document, Store
 
@@ -57,10 +59,11 @@ class Quotas:
             changed = (store.get("quota", project_id) or {"limits": {}})["limits"]
             store.put("quota", {"id": project_id, "limits": {**changed, **limits}})
 
-    def reset(self, project_id: str) -> None:
-        """Give a project the limits back that it had at first."""
+    def reset(self, project_id: str, names: Iterable[str]) -> None:
+        """Give a project those limits back that it had at first."""
         with self._store as store:
-            store.remove("quota", project_id)
+            changed = (store.get("quota", project_id) or {"limits": {}})["limits"]
+            store.put("quota", {"id": project_id, "limits": {name: limit for name, limit in changed.items() if name not in names}})
 
     def used(self, project_id: str) -> dict[str, int]:
         """Give what the project uses, for the resources that count."""

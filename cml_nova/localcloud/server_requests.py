@@ -11,6 +11,7 @@ from typing import Any
 from flask import request
 
 from cml_nova.localcloud import errors
+from cml_nova.localcloud.image import show_images
 from cml_nova.localcloud.servers import Request
 from cml_nova.localcloud.store import Document
 from cml_nova.localcloud.times import parse
@@ -94,8 +95,6 @@ def _flavor(body: Document) -> Document:
 
 
 def _image(body: Document) -> Document:
-    from cml_nova.localcloud.image import show_images
-
     key = str(body.get("imageRef", "")).rpartition("/")[2]
     for image in show_images():
         if image["id"] == key:

@@ -112,6 +112,8 @@ def test_quota(site: Site, demo: Client) -> None:
     assert demo.get(f"{path}/details")["quota"]["security_group"] == {"limit": 2, "used": 2, "reserved": 0}
     assert demo.boot(count=2, status=403)["forbidden"]["message"] == "Maximum number of ports exceeded"
     assert demo.servers() == [] and demo.get("network/v2.0/ports")["ports"] == []
+    assert site.client("local-admin").request("DELETE", path).status_code == 204
+    demo.boot(count=2)
 
 
 def test_ports(demo: Client) -> None:
