@@ -15,6 +15,7 @@ import signal
 import threading
 import uuid
 from collections.abc import Callable, Coroutine, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -72,6 +73,7 @@ _PROGRAMS = {
     "poweroff": _POWEROFF, "shutdown": _POWEROFF, "halt": _POWEROFF, "systemctl": _SYSTEMCTL, "systemd-run": _SYSTEMD_RUN, "sudo": _SUDO,
 }
 _MAX_FILES = 65536
+_HELPERS = 32  # threads for what would block the loop: at most so many guests are killed or deleted at the same time
 
 
 class HypervisorError(Exception):
@@ -119,6 +121,7 @@ class Hypervisor:
         _prepare_process()
         asyncssh.set_log_level(logging.WARNING)  # it logs every command, with whatever secrets are in it
         self._loop = asyncio.new_event_loop()
+        self._loop.set_default_executor(ThreadPoolExecutor(_HELPERS, "hypervisor"))
         self._thread = threading.Thread(target=self._run, args=(self._loop,), name="hypervisor", daemon=True)
         self._thread.start()
         self._call(self._watch_power())

@@ -47,6 +47,8 @@ class ProcessTable:
         self._instance = instance
         self._known: dict[tuple[int, int], str] = {}
         self._lock = threading.Lock()
+        self._begun = float("-inf")  # when the latest look began, which found:
+        self._found: list[tuple[Process, str]] = []
         self.roots: dict[int, str] = {}  # children of this very process → guest; whoever reaps one takes it out before
 
     def marker(self, guest: str) -> str:
@@ -55,11 +57,13 @@ class ProcessTable:
 
     def of(self, guest: str | None) -> list[Process]:
         """The living processes of a guest, or of all guests of this cloud (None)."""
+        asked = time.monotonic()
         with self._lock:
-            everything = self._scan()
-            owners = self._owners(everything)
-            self._known = {(process.pid, process.start): owners[process.pid] for process in everything if process.pid in owners}
-        return [process for process in everything if process.pid in owners and guest in (None, owners[process.pid])]
+            if self._begun < asked:  # else somebody has looked while we waited for the lock
+                self._begun = time.monotonic()
+                self._look_around()
+            found = self._found
+        return [process for process, owner in found if guest in (None, owner)]
 
     def kill(self, guest: str | None = None) -> None:
         """Kill them all; returns when none is left.
@@ -91,10 +95,13 @@ class ProcessTable:
         names = ", ".join(f"{process.pid} ({process.state})" for process in pending)
         raise ProcessesRemain(f"{number.name} did not reach all processes of {guest or 'the guests'}: {names or 'new ones kept coming'}")
 
-    def _scan(self) -> list[Process]:
+    def _look_around(self) -> None:
         own = os.getpid()
-        found = (self._look(int(name)) for name in os.listdir("/proc") if name.isdigit())
-        return [process for process in found if process and process.pid != own and process.state not in _DEAD]
+        looked_at = (self._look(int(name)) for name in os.listdir("/proc") if name.isdigit())
+        everything = [process for process in looked_at if process and process.pid != own and process.state not in _DEAD]
+        owners = self._owners(everything)
+        self._found = [(process, owners[process.pid]) for process in everything if process.pid in owners]
+        self._known = {(process.pid, process.start): owner for process, owner in self._found}
 
     def _look(self, pid: int) -> Process | None:
         """One process; None if it has gone."""

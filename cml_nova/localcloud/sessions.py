@@ -200,9 +200,7 @@ class Session(asyncssh.SSHServerSession):
 
     def eof_received(self) -> bool:
         if self._sftp:
-            self._sftp.eof_received()
-            # scp takes an SFTP session that ends without an exit status for a failed one.
-            self._loop.call_soon(self._chan.exit, 0)
+            self._chan.exit(0)  # scp takes an SFTP session that ends without an exit status for a failed one
         elif self._master is None:  # closing a terminal would hang up, which the end of the client's input does not mean
             self._eof = True
             self._write()
@@ -250,7 +248,9 @@ class Session(asyncssh.SSHServerSession):
             if error.errno != errno.EIO:  # how a terminal says that nobody has it open any more
                 raise
             data = b""
-        if data:
+        if data and self._chan.is_closing():
+            self.connection_lost(None)  # the client has closed the channel, which asyncssh tells a little later
+        elif data:
             self._outputs[descriptor](data)
         else:
             self._close_output(descriptor)

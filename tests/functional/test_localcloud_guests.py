@@ -251,12 +251,16 @@ def test_a_terminal_gives_an_interactive_shell(machine: Machine) -> None:
 
 
 def test_files_can_be_copied_by_sftp(machine: Machine) -> None:
-    with closing(machine.transport()) as transport, closing(paramiko.SFTPClient.from_transport(transport)) as sftp:
+    with closing(machine.transport()) as transport:
+        channel = transport.open_session()
+        channel.invoke_subsystem("sftp")
+        sftp = paramiko.SFTPClient(channel)
         data = os.urandom(2**20)
         sftp.putfo(io.BytesIO(data), "up")
         assert (machine.home / "up").read_bytes() == data
         assert sftp.normalize(".") == str(machine.home)
-        assert sftp.get_channel().active
+        channel.shutdown_write()
+        assert channel.recv_exit_status() == 0  # what scp takes for success
     assert machine.run("wc -c <up")[1].strip() == b"1048576"
 
 
@@ -310,10 +314,11 @@ def test_a_lost_connection_hangs_up_on_the_command_but_not_on_what_it_detached(m
     assert alive(detached)
 
 
-def test_a_closed_channel_hangs_up_on_the_command(machine: Machine) -> None:
+@pytest.mark.parametrize("command", ["sleep 1000", "yes"])
+def test_a_closed_channel_hangs_up_on_the_command(machine: Machine, command: str) -> None:
     with closing(machine.transport()) as transport:
         channel = transport.open_session()
-        channel.exec_command("echo $$; exec sleep 1000")
+        channel.exec_command(f"echo $$; exec {command}")
         pid = int(channel.makefile().readline())
         channel.close()
         until(lambda: not alive(pid), 5, "the end of the command")
@@ -611,7 +616,7 @@ def test_an_image_is_built_once_and_again_when_its_recipe_changes(tmp_path: Path
     assert sum("up to date" in line for line in lines) == 1
     assert [image.name for image in store.list()] == ["plain", "tiny"]
     assert (first.properties["cml_framework"], first.properties["cml_framework_version"]) == ("tiny", "1.0")
-    program = [first.bin / "python3", "-c", "import tiny; print(tiny.version)"]
+    program: list[str | Path] = [first.bin / "python3", "-c", "import tiny; print(tiny.version)"]
     assert subprocess.run(program, stdout=subprocess.PIPE, text=True, check=True).stdout == "1.0\n"
 
     recipe = images.ENVIRONMENTS / "tiny.txt"
