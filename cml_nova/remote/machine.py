@@ -213,8 +213,9 @@ class Machine:
                on_sample: OnSample | None = None) -> None:
         """Pass on logs and states as they come, until ``stop`` is set or all processes of the newest attempt have ended.
 
-        Covers the newest attempt and the (attempt, task) named in ``offsets``. A state with ``ended`` comes after the whole log
-        of its process. Callbacks run in the calling thread; while one blocks, the node waits.
+        Returns at once if nothing was ever started. Covers the newest attempt and the (attempt, task) named in ``offsets``.
+        A state with ``ended`` comes after the whole log of its process. Callbacks run in the calling thread; while one blocks,
+        the node waits.
 
         :param offsets: how many bytes of which log are known already.
         """
