@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import secrets
 import subprocess
 import sys
@@ -23,7 +24,7 @@ Options = Mapping[str, Mapping[str, Any]]
 QUICK: Options = {
     "cloud": {"poll_fast": 0.1, "poll_slow": 0.5, "settle_time": 3, "network": "local-net"},
     "conductor": {"lease_time": 6, "sweep_interval": 0.5, "queue_retry_min": 0.5, "queue_retry_max": 2, "orphan_interval": 3600},
-    "worker": {"heartbeat_interval": 1, "drain_timeout": 5},
+    "worker": {"heartbeat_interval": 1, "drain_timeout": 5, "rpc_timeout": 5},
     "remote": {"connect_timeout": 5, "unreachable_after": 6, "stop_grace": 2},
 }
 
@@ -45,7 +46,7 @@ class Service(abc.ABC):
     @property
     @abc.abstractmethod
     def daemons(self) -> list[Daemon]:
-        """Every process of the service."""
+        """Every process of the service, in the order in which they are started; they are stopped the other way round."""
 
     @abc.abstractmethod
     def prepare(self) -> None:
@@ -59,8 +60,9 @@ class Service(abc.ABC):
         until(self._ready, 60, "the service's API")
 
     def stop(self) -> None:
-        for daemon in self.daemons:
-            daemon.stop()
+        with contextlib.ExitStack() as stack:  # that one does not end keeps no other one alive
+            for daemon in self.daemons:
+                stack.callback(daemon.stop)
 
     def kill(self) -> None:
         """kill -9 of every process."""
@@ -147,10 +149,9 @@ class Daemons(Service):
         self.manage("secrets", "create")
 
     def stop(self) -> None:
-        try:
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.database.drop)
             super().stop()
-        finally:
-            self.database.drop()
 
 
 class Database:
