@@ -27,12 +27,15 @@ class Daemons:
     :param directory: for configuration, database, logs and process ids of the daemons.
     :param state_dir: for the cloud's state and images.
     :param command: gives the path of a command of this project by its name.
+
+    ``used`` tells whether there is anything in ``logs`` of this run.
     """
 
     def __init__(self, directory: Path, state_dir: Path, command: Callable[[str], str]) -> None:
         self.clouds_file = state_dir / "clouds.yaml"
         self.config_file = directory / "cml_nova.conf"
         self.logs = {name: directory / f"{name}.log" for name in ("localcloud", "standalone")}
+        self.used = False
         self._state_dir = state_dir
         self._directory = directory
         self._record = directory / "daemons.json"
@@ -58,6 +61,7 @@ class Daemons:
         """Give the ports by daemon if both run and were meant to be kept; stop what is left of anything else."""
         record = self._read()
         if record and record["kept"] and all(_alive(d["pid"], d["born"]) for d in record["daemons"].values()):
+            self.used = True
             return {name: daemon["port"] for name, daemon in record["daemons"].items()}
         self.stop()
         return None
@@ -112,6 +116,7 @@ class Daemons:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=self._directory,
                                        start_new_session=True)
         self._mine[name] = process
+        self.used = True
         record = self._read() or {"kept": False, "daemons": {}}
         record["daemons"][name] = {"pid": process.pid, "born": _born(process.pid), "port": port}
         self._write(record)

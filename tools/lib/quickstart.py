@@ -277,9 +277,8 @@ def main(argv: list[str]) -> int:
     except (QuickstartError, DaemonError, TimeoutError, ks_exceptions.ClientException) as error:
         run.screen.clear()
         print(f"\nquickstart: {error}", file=sys.stderr)
-        for name, path in run.daemons.logs.items():
-            if path.exists():
-                print(f"The log of the {name} daemon is {path}", file=sys.stderr)
+        for name, path in run.daemons.logs.items() if run.daemons.used else ():
+            print(f"The log of the {name} daemon is {path}", file=sys.stderr)
         return 1
     return 0
 

@@ -17,6 +17,7 @@ from keystoneauth1 import exceptions as ks_exceptions
 Job = dict[str, Any]
 
 _METRIC = "CML_METRIC "
+_SHOWN = ("loss", "test_accuracy")  # the metrics that the bar has room for
 _LOG_WAIT = 5  # seconds that the service may hold a log request back
 
 
@@ -49,7 +50,7 @@ class Screen:
                 self._tenth = percent // 10
                 self.line(f"  progress {percent} %  {numbers}")
             return
-        width = 30
+        width = 20
         bar = "#" * (width * percent // 100)
         text = f"[{bar:{width}}] {percent:3d} %  {time.monotonic() - self._began:4.0f} s  {status}  {numbers}"
         with self._lock:
@@ -144,6 +145,6 @@ class Watch:
         if not line.startswith(_METRIC):
             self._screen.line(f"{task:11} | {line}")
             return
-        metric = json.loads(line[len(_METRIC):])
-        if metric["name"] != "progress":
+        metric = json.loads(line[len(_METRIC):])  # the example's own lines, so they are as they should be
+        if metric["name"] in _SHOWN:
             self._values[metric["name"]] = metric["value"]
