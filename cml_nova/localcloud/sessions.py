@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from cml_nova.localcloud.guest import Guest
 
 _PIECE = 256 * 1024
+_LAST_READS = 64  # of up to 4 KiB each: more than a terminal holds
 _SHELL = "/bin/bash" if os.path.exists("/bin/bash") else "/bin/sh"
 
 
@@ -134,10 +135,16 @@ class Session(asyncssh.SSHServerSession):
         os.close(self._ended)
         self._guest.ended(self._process.pid)
         self._process.wait()
-        while self._master in self._outputs:  # a terminal is over with its leader, whoever else still has it open
-            if not self._on_output(self._master):
-                self._close_output(self._master)
+        if self._master in self._outputs:
+            self._end_terminal(self._master)
         self._finish()
+
+    def _end_terminal(self, master: int) -> None:
+        """Pass on the rest of the output. A terminal is over with its leader, whoever else still has it open and writes."""
+        for _ in range(_LAST_READS):
+            if not self._on_output(master):
+                break
+        self._close_output(master)
 
     def _finish(self) -> None:
         """Report the exit as sshd does: when the command has ended and nobody can write to its output any more."""

@@ -250,6 +250,15 @@ def test_a_terminal_gives_an_interactive_shell(machine: Machine) -> None:
     assert "/dev/pts/" in result.stdout
 
 
+def test_a_terminal_is_over_with_its_shell_though_a_background_job_goes_on_writing(machine: Machine) -> None:
+    async def run() -> Any:
+        async with connect(machine) as connection:
+            return await connection.run("trap '' HUP; yes & echo last; exit 5", term_type="xterm", timeout=10)
+
+    assert asyncio.run(run()).exit_status == 5
+    assert machine.run("echo here")[1] == b"here\n"
+
+
 def test_files_can_be_copied_by_sftp(machine: Machine) -> None:
     with closing(machine.transport()) as transport:
         channel = transport.open_session()
