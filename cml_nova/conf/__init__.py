@@ -30,6 +30,6 @@ def setup(conf: cfg.ConfigOpts, argv: list[str], prog: str) -> None:
     reports_options.set_defaults(conf)
     conf(argv, project="cml_nova", prog=prog, version=metadata.version("cml_nova"))
     logging.set_defaults(default_log_levels=[
-        *logging.get_default_log_levels(), "paramiko=WARNING", "openstack=WARNING", "waitress=WARNING", "alembic=WARNING",
+        *logging.get_default_log_levels(), "paramiko=CRITICAL", "openstack=WARNING", "waitress=WARNING", "alembic=WARNING",
     ])
     logging.setup(conf, "cml_nova")

@@ -64,7 +64,7 @@ class Place:
 
 @dataclass(frozen=True)
 class TaskState:
-    """What is known of a task: PENDING, RUNNING, EXITED (by itself) or STOPPED (by us)."""
+    """What is known of a task: PENDING, RUNNING, EXITED (by itself), STOPPED (by us) or LOST (its node can't say how it ended)."""
 
     state: str = "PENDING"
     exit_code: int | None = None
@@ -72,11 +72,11 @@ class TaskState:
 
     @property
     def ended(self) -> bool:
-        return self.state in ("EXITED", "STOPPED")
+        return self.state in ("EXITED", "STOPPED", "LOST")
 
     @property
     def failed(self) -> bool:
-        return self.state == "EXITED" and (self.exit_code != 0 or self.signal is not None)
+        return self.state == "LOST" or (self.state == "EXITED" and (self.exit_code != 0 or self.signal is not None))
 
 
 @dataclass(frozen=True)
@@ -132,10 +132,6 @@ class Framework(abc.ABC):
         A ``command`` that the job gives for the task's very role goes before it, the job's common ``command`` does not.
         """
         return None
-
-    def runs_command(self, task: Task) -> bool:
-        """Tell whether the task is the user's program rather than a helper of the framework."""
-        return self.helper_command(task) is None
 
     def verdict(self, layout: Layout, states: Mapping[str, TaskState]) -> Verdict:
         """Judge an attempt by the states of its tasks."""

@@ -28,15 +28,13 @@ def process_specs(work: Work) -> dict[str, ProcessSpec]:
     table = [Place(t, rows[t.name]["address"], tuple(rows[t.name]["ports"])) for t in layout.tasks]
     specs = {}
     for task in layout.tasks:
-        if framework.runs_command(task):
-            command = job.spec["roles"][task.role].get("command") or job.spec["command"]
-        else:
-            command = framework.helper_command(task)
+        of_role = job.spec["roles"].get(task.role, {}).get("command")
+        command = of_role or framework.helper_command(task) or job.spec["command"]
         environment = {
             **user_environment(work),
             **common_environment(job.id, job.attempt, layout, task, table),
             **framework.environment(task, table),
         }
         specs[task.name] = ProcessSpec(attempt=job.attempt, task=task.name, command=command, env=environment,
-                                       cwd=working_directory(work))
+                                       ports=rows[task.name]["ports"], cwd=working_directory(work))
     return specs

@@ -94,6 +94,9 @@ def _fail(work: Work, attempt: Attempt, verdict: Verdict) -> None:
     """A process failed: the others are stopped; the attempt is repeated if the user wants that."""
     culprit = verdict.culprit or ""
     state = attempt.states()[culprit]
+    if state.state == "LOST":
+        return _start_anew(work, attempt, Phase.BOOTSTRAPPING, Cause.INFRA_LOST,
+                           f"Task {culprit} vanished: its node was restarted, or lost the process that watches over it.")
     attempt.stop(work.conf.remote.stop_grace)
     how = _how_it_ended(state)
     tail = "\n".join(attempt.saver.last_lines(work.job.attempt, culprit, _LAST_LINES))
@@ -112,8 +115,6 @@ def _fail(work: Work, attempt: Attempt, verdict: Verdict) -> None:
 def _how_it_ended(state: TaskState) -> str:
     if state.signal is not None:
         return f"was killed by signal {state.signal}"
-    if state.exit_code is None:
-        return "ended without leaving an exit code"
     return f"exited with code {state.exit_code}"
 
 
