@@ -111,6 +111,10 @@ class Client:
         assert response.ok, f"log of {task}: {response.status_code} {response.text}"
         return response.content, int(response.headers["X-Log-Next-Offset"]), response.headers["X-Log-Eof"] == "true"
 
+    def log_size(self, job_id: str, task: str = "worker:0") -> int:
+        """Tell how many bytes of a (small) log are there now."""
+        return self.log_piece(job_id, task, limit=1 << 20)[1]
+
     def log(self, job_id: str, task: str = "worker:0", attempt: int | None = None, timeout: float = 30) -> str:
         """Read a log from the start to its end, which must come within the time."""
         params = {} if attempt is None else {"attempt": attempt}

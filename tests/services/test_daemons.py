@@ -38,7 +38,7 @@ class Training:
         return carriers[0]
 
     def size(self) -> int:
-        return self._client.log_piece(self.id, "worker:0", limit=10_000_000)[1]
+        return self._client.log_size(self.id)
 
     def await_more_log(self, timeout: float = 30) -> None:
         before = self.size()
