@@ -126,7 +126,7 @@ class Framework(abc.ABC):
         """Name the tasks whose exit with 0 makes the job succeed; by default all."""
         return tuple(task.name for task in layout.tasks)
 
-    def helper_command(self, task: Task) -> Sequence[str] | None:
+    def helper_command(self, task: Task) -> list[str] | None:
         """Give the command of a task that is a helper of the framework; None for one that runs the user's program.
 
         A ``command`` that the job gives for the task's very role goes before it, the job's common ``command`` does not.

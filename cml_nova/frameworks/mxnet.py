@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 
 from cml_nova.frameworks.base import Framework, Layout, NodeSlot, Place, Task
 
-HELPER_COMMAND = ("python3", "-c", "import mxnet")
-
 
 class MXNet(Framework):
     """``dist_*`` key-value stores. Servers and scheduler that the job does not count run beside the workers."""
@@ -45,9 +43,9 @@ class MXNet(Framework):
         """The workers end the job; servers and scheduler follow them."""
         return tuple(task.name for task in layout.tasks if task.role == "worker")
 
-    def helper_command(self, task: Task) -> Sequence[str] | None:
+    def helper_command(self, task: Task) -> list[str] | None:
         """Scheduler and servers run no user program (see ``Framework.helper_command``)."""
-        return None if task.role == "worker" else HELPER_COMMAND
+        return None if task.role == "worker" else ["python3", "-c", "import mxnet"]
 
 
 def _ports(role: str) -> int:

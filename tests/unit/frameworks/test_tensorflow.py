@@ -123,4 +123,4 @@ def test_a_task_that_was_stopped_has_neither_failed_nor_finished() -> None:
 
 def test_every_task_runs_the_users_program() -> None:
     layout = TENSORFLOW.layout({"worker": 1, "chief": 1, "ps": 1, "evaluator": 1})
-    assert all(TENSORFLOW.runs_command(task) for task in layout.tasks)
+    assert all(TENSORFLOW.helper_command(task) is None for task in layout.tasks)
