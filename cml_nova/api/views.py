@@ -15,7 +15,7 @@ from cml_nova.api.services import services
 
 def iso(at: float) -> str:
     """Give a time (seconds since 1970 UTC) as ISO 8601 with milliseconds."""
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")[:23] + "Z"
 
 
 def maybe_iso(at: float | None) -> str | None:
@@ -42,7 +42,9 @@ def page_size(limit: int | None) -> int:
 
 def url(path: str) -> str:
     """Give the absolute URL of a path of this service as the client reaches it."""
-    return f"{flask.request.root_url.rstrip('/')}{path}"
+    if "root_url" not in flask.g:
+        flask.g.root_url = flask.request.root_url.rstrip("/")
+    return f"{flask.g.root_url}{path}"
 
 
 def links(path: str) -> list[dict[str, str]]:

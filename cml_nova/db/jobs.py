@@ -16,8 +16,9 @@ from cml_nova.states import PHASE_OF_STATUS, Phase, Target
 
 #: columns that lists may be sorted by: those that are never null, so that paging by key is exact
 SORT_KEYS = ("created_at", "updated_at", "name", "priority")
-#: columns that showing a job does not need
-_INTERNAL = [defer(column, raiseload=True) for column in (Job.sealed, Job.keys, Job.runtime)]
+_INTERNAL = (Job.sealed, Job.keys, Job.runtime)
+#: what lists give: everything but what showing a job does not need
+_LISTED = [getattr(Job, attr.key) for attr in Job.__mapper__.column_attrs if attr.key not in {column.key for column in _INTERNAL}]
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def get(session: Session, job_id: str, project_id: str | None = None, *, with_se
     if project_id is not None:
         query = query.where(Job.project_id == project_id)
     if not with_sealed:
-        query = query.options(*_INTERNAL)
+        query = query.options(*(defer(column, raiseload=True) for column in _INTERNAL))
     return session.scalars(query).one_or_none()
 
 
@@ -80,13 +81,13 @@ def get_by_client_token(session: Session, project_id: str, client_token: str) ->
     return session.scalars(select(Job).where(Job.project_id == project_id, Job.client_token == client_token)).one_or_none()
 
 
-def page(session: Session, filters: Filters, wanted: Page) -> Sequence[Job]:
-    """List jobs.
+def page(session: Session, filters: Filters, wanted: Page) -> Sequence[Any]:
+    """List jobs, as rows with a job's attributes: making an object of each would take half of the time of a long list.
 
     :raises BadRequest: the marker is no job that the filter's project has.
     """
     column = getattr(Job, wanted.sort_key)
-    query = select(Job).options(*_INTERNAL).where(*_conditions(filters))
+    query = select(*_LISTED).where(*_conditions(filters))
     if wanted.marker is not None:
         last = session.execute(
             select(column, Job.id).where(Job.id == wanted.marker, _own(filters.project_id))).one_or_none()
@@ -94,7 +95,7 @@ def page(session: Session, filters: Filters, wanted: Page) -> Sequence[Job]:
             raise exception.BadRequest(f"marker: there is no job {wanted.marker!r}; give the id of the last job of the page before.")
         query = query.where(_beyond(column, last[0], last[1], wanted.descending))
     order = (column.desc(), Job.id.desc()) if wanted.descending else (column, Job.id)
-    return session.scalars(query.order_by(*order).limit(wanted.limit)).all()
+    return session.execute(query.order_by(*order).limit(wanted.limit)).all()
 
 
 def change(session: Session, job_id: str, values: Mapping[str, Any]) -> None:

@@ -47,8 +47,8 @@ def find(job_id: str, policy: str) -> Job:
     return job
 
 
-def view(job: Job) -> dict[str, Any]:
-    """Represent a job. Its keys and secrets are never part of that."""
+def view(job: Any) -> dict[str, Any]:
+    """Represent a job, given as such or as a row of a list. Its keys and secrets are never part of that."""
     return {
         "id": job.id, "name": job.name, "description": job.description, "metadata": job.meta,
         "project_id": job.project_id, "user_id": job.user_id,
