@@ -187,13 +187,9 @@ class Quickstart:
                 self.timeline.add(PHASES[phase], (datetime.fromisoformat(end) - datetime.fromisoformat(begin)).total_seconds())
 
     def _explain(self, cloud: Cloud, job: Job) -> str:
-        """Say why a job has not succeeded, with the end of the log that is to blame."""
-        text = f"The job ended as {job['status']} ({job['cause']}): {job['status_reason']}"
-        if job["failed_task"]:
-            log = cloud.api.get(f"/v1/jobs/{job['id']}/log", headers={"Accept": "text/plain"},
-                                params={"task": job["failed_task"], "offset": 0, "limit": 1024 * 1024}).text
-            text += f"\nThe last lines of {job['failed_task']}:\n" + "\n".join(log.splitlines()[-20:])
-        return text + f"\nservers left in the cloud: {len(cloud.servers())}"
+        """Say why a job has not succeeded; of a failed program its reason has the last lines of the log."""
+        return (f"The job ended as {job['status']} ({job['cause']}): {job['status_reason']}\n"
+                f"servers left in the cloud: {len(cloud.servers())}")
 
     def _reported_accuracy(self, cloud: Cloud, job_id: str) -> float:
         series = cloud.api.get(f"/v1/jobs/{job_id}/metrics", params={"name": "test_accuracy"}).json()["series"]

@@ -93,9 +93,10 @@ class Watch:
             check()
             job: Job = self._api.get(f"/v1/jobs/{self._job_id}").json()["job"]
             self._follow()
-            if (job["status"], job["status_reason"]) != shown:
-                shown = job["status"], job["status_reason"]
-                self._screen.line(f"-- {job['status']}" + (f": {job['status_reason']}" if job["status_reason"] else ""))
+            reason = (job["status_reason"] or "").partition("\n")[0]
+            if (job["status"], reason) != shown:
+                shown = job["status"], reason
+                self._screen.line(f"-- {job['status']}" + (f": {reason}" if reason else ""))
             self._screen.progress(job["status"], job["progress"], dict(self._values))
             if job["phase"] == "DONE":
                 self._finish()
