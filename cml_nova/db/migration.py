@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
 from cml_nova.db.engine import Database
 
@@ -20,11 +22,35 @@ def _config(connection: Connection | None = None) -> Config:
     return config
 
 
-def sync(db: Database) -> None:
-    """Apply the migrations that the database lacks; none if it is up to date."""
-    with db.engine.connect() as connection:
-        command.upgrade(_config(connection), "head")
+#: any number, the same in every process: names the lock that keeps two of them from migrating at the same time
+_LOCK = 7012034
+
+
+@contextmanager
+def _alone(connection: Connection) -> Iterator[None]:
+    """Keep other processes that migrate this database waiting; commit at the end."""
+    match connection.dialect.name:
+        case "postgresql":
+            # Ends with the transaction, which holds all of the migration.
+            connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+        case "mysql" | "mariadb":
+            # There, each change of the schema commits; the lock belongs to the connection.
+            connection.execute(text(f"SELECT GET_LOCK('{_LOCK}', 3600)"))
+        case "sqlite":
+            # A transaction that begins by writing has the file to itself.
+            connection.execute(text(f"PRAGMA user_version = {_LOCK}"))
+    try:
+        yield
         connection.commit()
+    finally:
+        if connection.dialect.name in ("mysql", "mariadb"):
+            connection.execute(text(f"SELECT RELEASE_LOCK('{_LOCK}')"))
+
+
+def sync(db: Database) -> None:
+    """Apply the migrations that the database lacks; none if it is up to date. Several processes may do so at once."""
+    with db.engine.connect() as connection, _alone(connection):
+        command.upgrade(_config(connection), "head")
 
 
 def version(db: Database) -> str | None:

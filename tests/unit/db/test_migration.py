@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -48,4 +49,10 @@ def test_versions(db: Database) -> None:
     migration.sync(db)
     assert migration.version(db) == migration.latest()
     migration.sync(db)
+    assert migration.version(db) == migration.latest()
+
+
+def test_processes_that_start_together_wait_for_each_other(db: Database) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: migration.sync(db), range(4)))
     assert migration.version(db) == migration.latest()
