@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,10 +16,10 @@ from cml_nova.db.models import Metric
 def record(session: Session, rows: Sequence[Mapping[str, Any]]) -> None:
     """Keep values; those already kept (same job, attempt, task, offset, name) are left as they are.
 
-    :param rows: the columns of ``Metric``; ``at`` in seconds since 1970 UTC.
+    :param rows: the columns of ``Metric``; ``at`` in seconds since 1970 UTC. A value may be NaN or infinite: it is kept as null.
     """
     if rows:
-        session.execute(_insert_new(session), [dict(row) for row in rows])
+        session.execute(_insert_new(session), [{**row, "value": row["value"] if math.isfinite(row["value"]) else None} for row in rows])
 
 
 def _insert_new(session: Session) -> Insert:

@@ -153,7 +153,8 @@ class Metric(Base):
     offset: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     name: Mapped[str] = mapped_column(String(128), primary_key=True)
     step: Mapped[int | None] = mapped_column(BigInteger)
-    value: Mapped[float] = mapped_column(Double)
+    #: null for what is no number (NaN and the infinities), which not every database can hold
+    value: Mapped[float | None] = mapped_column(Double)
     at: Mapped[float] = mapped_column(Double)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Iterator
@@ -97,10 +96,9 @@ def metrics(job_id: str, name: str | None, task: str | None, since: str | None) 
     with services().db.read() as session:
         points = db_metrics.select_points(
             session, job_id, name=name, task=task, since=None if since is None else seconds("since", since))
-    # JSON has no NaN: a diverged loss is shown as a gap.
     series = [
         {"name": key[0], "task": key[1],
-         "data": [{"x": iso(p.at), "y": p.value if math.isfinite(p.value) else None, "step": p.step} for p in group]}
+         "data": [{"x": iso(p.at), "y": p.value, "step": p.step} for p in group]}
         for key, group in groupby(points, key=lambda p: (p.name, p.task))
     ]
     return {"series": series, "settings": {}}

@@ -109,7 +109,7 @@ def upgrade() -> None:
         sa.Column("offset", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("name", sa.String(length=128), nullable=False),
         sa.Column("step", sa.BigInteger(), nullable=True),
-        sa.Column("value", sa.Double(), nullable=False),
+        sa.Column("value", sa.Double(), nullable=True),
         sa.Column("at", sa.Double(), nullable=False),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("job_id", "attempt", "task", "offset", "name"),
