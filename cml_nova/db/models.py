@@ -18,7 +18,8 @@ LongText = Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
 class Base(DeclarativeBase):
     """Base of all tables."""
 
-    __table_args__: Any = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4"}
+    # Text is equal only when it is the same, as on the other databases: MariaDB's default takes "A" for "a".
+    __table_args__: Any = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
 
 
 class Job(Base):

@@ -115,6 +115,7 @@ def test_the_same_client_token_is_the_same_job(api: Api) -> None:
         assert first["id"] in answer.json["error"]["message"]  # type: ignore[index]
     assert api.rows()["jobs"] == 1
     assert api.create(client_token="t1", project="blue")["id"] != first["id"]
+    assert api.create(client_token="T1")["id"] != first["id"]
 
 
 def test_two_requests_with_one_client_token_at_the_same_time(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,6 +173,7 @@ def test_filters(api: Api) -> None:
     write(api, a["id"], phase="DONE", outcome="FAILED")
     write(api, b["id"], phase="TEARDOWN", outcome="FAILED")
     assert listed(api, "?name=b") == ["b"]
+    assert listed(api, "?name=B") == []
     assert listed(api, "?name=nope") == []
     assert listed(api, "?framework=mxnet") == ["b"]
     assert listed(api, "?status=FAILED") == ["a"]

@@ -141,7 +141,8 @@ def test_metrics_are_series(api: Api) -> None:
         return {"job_id": job_id, "attempt": 1, "task": task, "offset": offset, "name": name, "step": offset, "value": value, "at": at}
 
     rows = [point("worker:0", 0, "loss", 2.5, 1000.0), point("worker:0", 1, "loss", float("inf"), 1001.0),
-            point("worker:0", 3, "loss", float("nan"), 1003.0), point("worker:1", 0, "loss", 2.0, 1000.5), point("worker:0", 2, "accuracy", 0.5, 1002.0)]
+            point("worker:0", 3, "loss", float("nan"), 1003.0), point("worker:1", 0, "loss", 2.0, 1000.5),
+            point("worker:0", 2, "accuracy", 0.5, 1002.0)]
     for _ in range(2):
         with api.db.write() as session:
             db_metrics.record(session, rows)
@@ -151,7 +152,8 @@ def test_metrics_are_series(api: Api) -> None:
     assert [(s["name"], s["task"], [p["y"] for p in s["data"]]) for s in answer["series"]] == [  # type: ignore[index]
         ("accuracy", "worker:0", [0.5]), ("loss", "worker:0", [2.5, None, None]), ("loss", "worker:1", [2.0])]
     assert answer["series"][0]["data"] == [{"x": "1970-01-01T00:16:42.000Z", "y": 0.5, "step": 2}]  # type: ignore[index]
-    for query, names in (("name=loss&task=worker:1", ["loss"]), ("since=1970-01-01T00:16:41.500Z&task=worker:0&name=accuracy", ["accuracy"]), ("name=none", [])):
+    for query, names in (("name=loss&task=worker:1", ["loss"]), ("name=none", []),
+                         ("since=1970-01-01T00:16:41.500Z&task=worker:0&name=accuracy", ["accuracy"])):
         assert [s["name"] for s in api.get(f"{path}?{query}").json["series"]] == names  # type: ignore[index]
 
 
