@@ -25,22 +25,22 @@ def run(tools: Tools, lease: Lease, stopping: Callable[[], bool]) -> None:
     A fresh start, going on after a crash and a retry are the same: each step looks first at what there is.
     """
     try:
-        work = Work(tools, lease)
+        work = Work(tools, lease, stopping)
     except exception.LeaseLost:
         return
     work.context.update_store()
     crew = Crew(work)
     try:
-        _steps(work, crew, stopping)
+        _steps(work, crew)
     except exception.LeaseLost as lost:
         LOG.info("Dropping a job: %s", lost.message)
     finally:
         crew.close()
 
 
-def _steps(work: Work, crew: Crew, stopping: Callable[[], bool]) -> None:
+def _steps(work: Work, crew: Crew) -> None:
     pause = _PAUSE_MIN
-    while work.job.phase != Phase.DONE and not work.given_back and not stopping():
+    while work.job.phase != Phase.DONE and not work.given_back and not work.stopping():
         phase = work.job.phase
         try:
             STEPS[phase](work, crew)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -111,11 +112,15 @@ class Job:
 
 
 class Work:
-    """One job in the hands of one worker."""
+    """One job in the hands of one worker.
 
-    def __init__(self, tools: Tools, lease: Lease) -> None:
+    :param stopping: tells whether the worker is about to stop; a step that only watches ends then.
+    """
+
+    def __init__(self, tools: Tools, lease: Lease, stopping: Callable[[], bool]) -> None:
         self.tools = tools
         self.lease = lease
+        self.stopping = stopping
         self.given_back = False
         self.job = self._load()
         self.context = cml_context.RequestContext(is_admin=True, request_id=self.job.request_id, overwrite=True)

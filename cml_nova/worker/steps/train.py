@@ -38,9 +38,9 @@ def run(work: Work, crew: Crew) -> None:
 
 
 def _observe(work: Work, attempt: Attempt) -> None:
-    """Watch the attempt until it has come to some end, and report that end."""
+    """Watch the attempt until it has come to some end, and report that end; or until another worker is to watch it."""
     began = time.monotonic()
-    while True:
+    while not work.stopping():
         if work.ended_early():
             return _end_early(work, attempt)
         verdict = work.job.framework.verdict(work.job.layout, attempt.states())
