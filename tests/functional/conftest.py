@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,6 +45,15 @@ def gate(stack: Stack) -> Iterator[Gate]:
     """Where this test's scripts wait; closed before the stack is looked over."""
     with Gate() as gate:
         yield gate
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """On another stack, run again what that stack makes a difference to: the tests that use the stack."""
+    if os.environ.get("CML_TEST_STACK", "standalone") == "standalone":
+        return
+    others = [item for item in items if "session_stack" not in getattr(item, "fixturenames", ())]
+    config.hook.pytest_deselected(items=others)
+    items[:] = [item for item in items if item not in others]
 
 
 @pytest.hookimpl(wrapper=True)
