@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import sys
+import traceback
 
 import mxnet as mx
 import numpy as np
@@ -121,4 +122,9 @@ def say(line):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        main()
+    except Exception:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)  # an exit in good order would wait for the other workers, and they are waiting for this one

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import signal
-import sys
 import time
 
 import numpy as np
@@ -156,4 +155,4 @@ def say(line):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
