@@ -21,7 +21,8 @@ from tests.harness.service import Database
 @pytest.fixture
 def config_file(database: Database, tmp_path: Path) -> Path:
     path = tmp_path / "cml_nova.conf"
-    path.write_text(f"[database]\nconnection = {database.url}\n[secrets]\nkey_file = {tmp_path}/keys\n")
+    path.write_text(f"[database]\nconnection = {database.url}\n[secrets]\nkey_file = {tmp_path}/keys\n"
+                    f"[storage]\npath = {tmp_path}/storage\n[cloud]\ncloud = local\n")
     return path
 
 
@@ -53,7 +54,10 @@ def test_sync_again_changes_nothing(config_file: Path) -> None:
 
 
 def test_upgrade_check_tells_whether_the_schema_is_there(config_file: Path) -> None:
-    assert run("cml-nova-status", config_file, "upgrade", "check").returncode == 2
+    manage(config_file, "secrets", "create")
+    done = run("cml-nova-status", config_file, "upgrade", "check")
+    assert done.returncode == 2
+    assert "db sync" in done.stdout
     manage(config_file, "db", "sync")
     done = run("cml-nova-status", config_file, "upgrade", "check")
     assert done.returncode in (0, 1), done.stdout + done.stderr
