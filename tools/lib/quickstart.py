@@ -107,7 +107,13 @@ class Quickstart:
             with self.timeline.phase("service and cloud start"):
                 ports = kept or self._start()
             try:
-                self._train(Cloud(self.daemons.clouds_file))
+                cloud = Cloud(self.daemons.clouds_file)
+                if not kept:
+                    self._cancel_old(cloud)
+                self._train(cloud)
+            except ks_exceptions.ClientException:
+                self.daemons.check()  # a daemon that has died is a better word than a refused connection
+                raise
             finally:
                 if kept or self.options.keep:
                     self.daemons.keep()
@@ -125,6 +131,13 @@ class Quickstart:
         self.screen.line("Starting the local cloud and the service")
         self.daemons.start(self.options.port, self.options.cloud_port, self.options.network)
         return {"standalone": self.options.port, "localcloud": self.options.cloud_port}
+
+    def _cancel_old(self, cloud: Cloud) -> None:
+        """Cancel what a run before left unfinished: the service would go on with it."""
+        for job in cloud.api.get("/v1/jobs").json()["jobs"]:
+            if job["phase"] != "DONE":
+                self.screen.line(f"Cancelling job {job['id']}, which an earlier run has left unfinished")
+                cloud.api.post(f"/v1/jobs/{job['id']}/cancel")
 
     def _train(self, cloud: Cloud) -> None:
         """Submit the example, watch it, check its model, and make sure that nothing is left."""
