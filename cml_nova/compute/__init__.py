@@ -8,6 +8,6 @@
 ``groups``    the security group of a job
 ``watch``     one poller for all jobs of a worker
 
-Requests are issued through openstacksdk's proxies as plain GET, POST and DELETE rather than through its resource classes: these
+Requests are issued through openstacksdk's connection as plain GET, POST and DELETE rather than through its resource classes: these
 add requests of their own (look-ups, a page after the last one), retry creations, and spend most of a poll in building objects.
 """

@@ -9,8 +9,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from openstack import connection as sdk_connection
-
 from cml_nova import exception
 from cml_nova.compute import rest
 
@@ -46,7 +44,7 @@ class Flavor:
 class Catalog:
     """What one user may use. Each method is one request (per page), and a few more only to word an error."""
 
-    def __init__(self, connection: sdk_connection.Connection) -> None:
+    def __init__(self, connection: rest.Connection) -> None:
         self._connection = connection
 
     def images(self) -> list[Image]:
@@ -116,7 +114,7 @@ class Catalog:
         return [_image(body) for body in bodies]
 
 
-def find_network(connection: sdk_connection.Connection, name_or_id: str) -> str:
+def find_network(connection: rest.Connection, name_or_id: str) -> str:
     """Give the id of a network: one request; see ``Catalog.get_network``."""
     what = f"find the network {name_or_id!r}"
     found = []

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import requests
 import tenacity
 from keystoneauth1 import exceptions as ksa
-from openstack import connection as sdk_connection
 from openstack import exceptions as sdk
 
 from cml_nova import exception
@@ -22,6 +21,21 @@ _LONGEST_PAUSE = 3.0
 _LONGEST_RETRY_AFTER = 10.0
 
 Params = dict[str, Any]
+
+
+class Connection(Protocol):
+    """What requests go through: an openstacksdk ``Connection``, or ``session.UserConnection``. Each service is a keystoneauth adapter."""
+
+    session: Any
+
+    @property
+    def compute(self) -> Any: ...
+
+    @property
+    def image(self) -> Any: ...
+
+    @property
+    def network(self) -> Any: ...
 
 
 def _may_pass(error: BaseException) -> bool:
@@ -45,11 +59,11 @@ def _pause(state: tenacity.RetryCallState) -> float:
     wait=_pause,
     reraise=True,
 )
-def _repeatedly(connection: sdk_connection.Connection, service: str, method: str, path: str, what: str, **kwargs: Any) -> requests.Response:
+def _repeatedly(connection: Connection, service: str, method: str, path: str, what: str, **kwargs: Any) -> requests.Response:
     return _once(connection, service, method, path, what, **kwargs)
 
 
-def _once(connection: sdk_connection.Connection, service: str, method: str, path: str, what: str, **kwargs: Any) -> requests.Response:
+def _once(connection: Connection, service: str, method: str, path: str, what: str, **kwargs: Any) -> requests.Response:
     """Send one request; keystoneauth itself only renews a refused token, which is safe for every method.
 
     :raises CMLError: see ``errors.raise_for``.
@@ -82,7 +96,7 @@ def _body(response: requests.Response, what: str) -> dict[str, Any]:
     return body
 
 
-def get(connection: sdk_connection.Connection, service: str, path: str, what: str, params: Params | None = None) -> dict[str, Any]:
+def get(connection: Connection, service: str, path: str, what: str, params: Params | None = None) -> dict[str, Any]:
     """Read one document.
 
     :param service: "compute", "image" or "network".
@@ -92,7 +106,7 @@ def get(connection: sdk_connection.Connection, service: str, path: str, what: st
     return _body(_repeatedly(connection, service, "GET", path, what, params=params or {}), what)
 
 
-def pages(connection: sdk_connection.Connection, service: str, path: str, key: str, what: str,
+def pages(connection: Connection, service: str, path: str, key: str, what: str,
           params: Params | None = None) -> Iterator[dict[str, Any]]:
     """Read a list, page by page, with no request after the last page.
 
@@ -113,12 +127,12 @@ def pages(connection: sdk_connection.Connection, service: str, path: str, key: s
         query["marker"] = items[-1]["id"]
 
 
-def post(connection: sdk_connection.Connection, service: str, path: str, what: str, body: dict[str, Any]) -> dict[str, Any]:
+def post(connection: Connection, service: str, path: str, what: str, body: dict[str, Any]) -> dict[str, Any]:
     """Create something. Never repeated: an answer that got lost may hide a creation that worked."""
     return _body(_once(connection, service, "POST", path, what, json=body), what)
 
 
-def delete(connection: sdk_connection.Connection, service: str, path: str, what: str) -> None:
+def delete(connection: Connection, service: str, path: str, what: str) -> None:
     """Delete something; that it is gone already is fine."""
     try:
         _repeatedly(connection, service, "DELETE", path, what)
@@ -126,7 +140,7 @@ def delete(connection: sdk_connection.Connection, service: str, path: str, what:
         return
 
 
-def project_id(connection: sdk_connection.Connection, what: str) -> str:
+def project_id(connection: Connection, what: str) -> str:
     """Give the project that the connection acts in, from its token.
 
     :raises CloudError: no token could be got, or it is not for a project.
