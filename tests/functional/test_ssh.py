@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import asyncssh
+
 from tests.harness import guests
 from tests.harness.client import Client
 from tests.harness.cloud import LocalCloud
@@ -41,10 +45,6 @@ def test_cut_path_stops_nothing_and_loses_no_line(client: Client, cloud: LocalCl
 
 
 def test_keys_of_the_user_open_the_machines(client: Client, cloud: LocalCloud, gate: Gate) -> None:
-    import asyncio
-
-    import asyncssh
-
     key = asyncssh.generate_private_key("ssh-ed25519")
     public = key.export_public_key().decode().strip()
     job_id = client.submit(document(workers=1, env=gate.env, ssh_authorized_keys=[public]), gate.files(WAIT))

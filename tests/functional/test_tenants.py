@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import requests
 
 from tests.harness.client import Client
 from tests.harness.stack import Stack
@@ -41,8 +42,11 @@ def test_reader_reads_and_changes_nothing(stack: Stack, gate: Gate) -> None:
     job_id = stack.demo.submit(document(workers=1, env=gate.env), gate.files(WAIT))
     gate.expect(1)
     assert reader.job(job_id)["id"] == job_id
-    for method, path, body in [("POST", "/v1/jobs", {"job": document(command="true")}), ("PATCH", f"/v1/jobs/{job_id}", {"job": {"name": "x"}}),
-                               ("POST", f"/v1/jobs/{job_id}/cancel", None), ("DELETE", f"/v1/jobs/{job_id}", None)]:
+    changes = [
+        ("POST", "/v1/jobs", {"job": document(command="true")}), ("PATCH", f"/v1/jobs/{job_id}", {"job": {"name": "x"}}),
+        ("POST", f"/v1/jobs/{job_id}/cancel", None), ("DELETE", f"/v1/jobs/{job_id}", None),
+    ]
+    for method, path, body in changes:
         answer = reader.request(method, path, json=body)
         assert answer.status_code == 403, f"{method} {path}: {answer.status_code} {answer.text}"
     gate.open()
@@ -51,8 +55,6 @@ def test_reader_reads_and_changes_nothing(stack: Stack, gate: Gate) -> None:
 
 @pytest.mark.parametrize("token", [None, "", "gAAAAAnot-a-token"])
 def test_without_a_valid_token_there_is_no_entry(stack: Stack, token: str | None) -> None:
-    import requests
-
     headers = {} if token is None else {"X-Auth-Token": token}
     answer = requests.get(stack.service.url + "/v1/jobs", headers=headers, timeout=30)
     assert answer.status_code == 401
