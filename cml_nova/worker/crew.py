@@ -38,10 +38,10 @@ class Crew:
         self._pool = ThreadPoolExecutor(size, thread_name_prefix=f"crew-{work.job.id[:8]}")
 
     def expect(self, rank: int, address: str) -> Future[Machine]:
-        """Start to connect to a node whose address is known now; the same again is the same attempt."""
+        """Start to connect to a node whose address is known now; the same again is the same connection, for as long as it stands."""
         with self._lock:
             known = self._coming.get(rank)
-            if known is None or known[0] != address or (known[1].done() and known[1].exception()):
+            if known is None or known[0] != address or _is_over(known[1]):
                 known = self._coming[rank] = (address, self._pool.submit(self.connect, rank, address))
             return known[1]
 
@@ -49,11 +49,11 @@ class Crew:
         """Give the connection to a node, making it for as long as it takes.
 
         :raises HostKeyRefused: for too long, something else answered under the address.
-        :raises RemoteError: the crew was closed meanwhile.
+        :raises RemoteError: the crew was closed, or the node replaced or dropped meanwhile.
         """
         machine = self._machine(rank, address)
         pause, refused_since = _PAUSE_MIN, None
-        while not self._closed.is_set():
+        while not self._closed.is_set() and self._is_current(rank, machine):
             try:
                 machine.connect(self._work.conf.remote.connect_timeout)
                 return machine
@@ -99,6 +99,11 @@ class Crew:
             machine.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
+    def _is_current(self, rank: int, machine: Machine) -> bool:
+        with self._lock:
+            known = self._machines.get(rank)
+        return known is not None and known[1] is machine
+
     def _machine(self, rank: int, address: str) -> Machine:
         conf, job = self._work.conf.remote, self._work.job
         with self._lock:
@@ -111,3 +116,8 @@ class Crew:
                 )
                 known = self._machines[rank] = (address, Machine(access, conf.root, self._options))
             return known[1]
+
+
+def _is_over(connecting: Future[Machine]) -> bool:
+    """Tell whether a connection could not be made, or was made and lost."""
+    return connecting.done() and (connecting.exception() is not None or not connecting.result().connected)

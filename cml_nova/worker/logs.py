@@ -98,11 +98,6 @@ class LogSaver:
             found, self._metrics = self._metrics, []
         return found
 
-    def give_back(self, metrics: list[dict[str, Any]]) -> None:
-        """Take metrics back that could not be reported."""
-        with self._lock:
-            self._metrics = metrics + self._metrics
-
     def _save(self, attempt: int, task: str, tail: _Tail, end: int) -> None:
         piece = tail.data[:end]
         if not piece:
