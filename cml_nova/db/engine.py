@@ -36,6 +36,9 @@ class Database:
         if self.engine.dialect.name == "sqlite":
             event.listen(self.engine, "connect", _share_sqlite_file)
             self.engine.dispose()
+            # oslo.db opens the file anew for each transaction. Without one connection that stays, each close would be the
+            # last one, upon which SQLite writes its log back and syncs the disk: several times the cost of the transaction.
+            self._kept_open = self.engine.raw_connection()
             # SQLite refuses a transaction that read before another one wrote; those of this process queue up instead.
             self._one_writer = threading.Lock()
 
