@@ -29,6 +29,14 @@ def test_a_job_does_not_exist_for_another_project(stack: Stack, gate: Gate) -> N
     stack.demo.succeed(job_id)
 
 
+def test_only_the_administrator_sees_all_projects(stack: Stack) -> None:
+    job_id = stack.demo.submit(document(workers=1, command="true"))
+    stack.demo.succeed(job_id)
+    assert job_id in [job["id"] for job in stack.admin.jobs(all_projects=True, limit=1000)]
+    for client in (stack.demo, stack.other):
+        assert client.request("GET", "/v1/jobs", params={"all_projects": True}).status_code == 403
+
+
 def test_a_package_does_not_exist_for_another_project(stack: Stack) -> None:
     package = stack.demo.upload({"train.py": "print('mine')"})
     answer = stack.other.request("POST", "/v1/jobs", json={"job": document(workers=1, source={"package": package})})
