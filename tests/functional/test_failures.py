@@ -121,7 +121,7 @@ def test_max_run_time_ends_a_job(client: Client, gate: Gate) -> None:
     visitors = gate.expect(2)
     began = time.monotonic()
     job = client.finish(job_id)
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 30
     assert (job["status"], job["outcome"], job["cause"]) == ("TIMED_OUT", "TIMED_OUT", "TIMEOUT")
     assert "max_run_time" in job["status_reason"]
     assert client.log(job_id, "worker:0") == "started\n"

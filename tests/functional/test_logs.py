@@ -44,12 +44,12 @@ def test_long_poll_answers_as_soon_as_there_is_more(client: Client, gate: Gate) 
     until(lambda: client.log_piece(job_id, "worker:0")[0] == b"started\n", 20, "the first line")
     began = time.monotonic()
     assert client.log_piece(job_id, "worker:0", 8, wait=1) == (b"", 8, False)
-    assert 0.9 < time.monotonic() - began < 3
+    assert 0.9 < time.monotonic() - began < 10
     gate.open()
     began = time.monotonic()
     data, _, _ = client.log_piece(job_id, "worker:0", 8, wait=20)
     assert data == b"gate said go\n"
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 10
     client.succeed(job_id)
 
 
