@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import amqp
+import kombu.exceptions
 import oslo_messaging as messaging
 from oslo_config import cfg
 from oslo_messaging.rpc import dispatcher
@@ -16,6 +18,9 @@ from cml_nova import context as cml_context
 
 CONDUCTOR_TOPIC = "cml-conductor"
 WORKER_TOPIC = "cml-worker"
+
+#: what a call or cast may raise when the bus is away or nobody answers; the driver lets errors of its libraries through
+BUS_ERRORS = (messaging.MessagingException, kombu.exceptions.KombuError, amqp.AMQPError, OSError)
 
 #: errors that cross the bus as themselves instead of as a generic RemoteError
 ALLOWED_REMOTE_MODULES = ["cml_nova.exception"]
@@ -48,6 +53,8 @@ def get_client(transport: messaging.Transport, topic: str, timeout: float) -> me
         transport,
         messaging.Target(topic=topic, version="1.0"),
         timeout=timeout,
+        # One retry gets over a connection that broke while idle; the default is to try for ever, and the caller would hang.
+        retry=1,
         serializer=ContextSerializer(),
     )
 

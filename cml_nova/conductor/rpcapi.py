@@ -25,9 +25,8 @@ class ConductorClient:
     def job_wake(self, context: cml_context.RequestContext, job_id: str) -> None:
         """Hint that a job wants attention. It is lost without harm: the sweep finds the job too."""
         try:
-            # One retry gets over a connection that broke while idle; the default is to try for ever, and the user would wait.
-            self._client.prepare(fanout=False, retry=1).cast(context, "job_wake", job_id=job_id)
-        except Exception:  # the driver lets the errors of its own library through
+            self._client.cast(context, "job_wake", job_id=job_id)
+        except rpc.BUS_ERRORS:
             LOG.warning("Could not hint the conductor at job %s; its sweep will find it", job_id, exc_info=True)
 
     def job_get(self, context: cml_context.RequestContext, job_id: str, generation: int) -> dict[str, Any]:

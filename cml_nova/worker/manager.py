@@ -7,11 +7,10 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import oslo_messaging as messaging
 from oslo_log import log as logging
 
 from cml_nova import context as cml_context
-from cml_nova import exception
+from cml_nova import exception, rpc
 from cml_nova.worker import orphans, runner
 from cml_nova.worker.work import Lease, Tools
 
@@ -76,7 +75,7 @@ class WorkerManager:
         worker = {"id": self.worker_id, "host": self._host, "capacity": self._capacity, "draining": self._draining.is_set()}
         try:
             mine = self._tools.conductor.worker_heartbeat(cml_context.service_context(), worker, held)
-        except (messaging.MessagingException, exception.CMLError) as error:
+        except (*rpc.BUS_ERRORS, exception.CMLError) as error:
             LOG.warning("No conductor took our heartbeat: %s", error)
             self._fence_ourselves()
             return
@@ -112,7 +111,7 @@ class WorkerManager:
             lease.lose()
         try:
             self._tools.conductor.worker_goodbye(cml_context.service_context(), self.worker_id)
-        except messaging.MessagingException as error:
+        except rpc.BUS_ERRORS as error:
             LOG.warning("No conductor took our goodbye; our leases will expire: %s", error)
         self._pool.shutdown(wait=False, cancel_futures=True)
 

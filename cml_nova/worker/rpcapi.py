@@ -41,5 +41,5 @@ class WorkerClient:
     def _cast(self, context: cml_context.RequestContext, worker_id: str, method: str, **arguments: Any) -> None:
         try:
             self._client.prepare(server=worker_id).cast(context, method, **arguments)
-        except messaging.MessagingException:
+        except rpc.BUS_ERRORS:
             LOG.warning("Could not send %s to worker %s", method, worker_id, exc_info=True)

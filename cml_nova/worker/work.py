@@ -9,12 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import oslo_messaging as messaging
 from oslo_config import cfg
 from oslo_log import log as logging
 
 from cml_nova import context as cml_context
-from cml_nova import exception
+from cml_nova import exception, rpc
 from cml_nova.compute.fleet import Fleet
 from cml_nova.compute.watch import ServerWatch
 from cml_nova.conductor.rpcapi import ConductorClient
@@ -180,6 +179,6 @@ class Work:
             except exception.LeaseLost:
                 self.lease.lose()
                 raise
-            except messaging.MessagingException as error:
+            except rpc.BUS_ERRORS as error:
                 LOG.warning("No answer from a conductor about job %s, asking again: %s", self.lease.job_id, error)
                 self.lease.pause(_RPC_PAUSE)

@@ -59,7 +59,9 @@ def _attempt(work: Work, part: Callable[[Work], bool]) -> bool:
 def _servers(work: Work) -> bool:
     fleet, watch, job_id = work.tools.fleet, work.tools.watch, work.job.id
     known = {node["server_id"] for node in work.job.nodes if node["server_id"]}
-    fleet.delete(sorted(known | {s.id for s in fleet.servers(job_id)}))
+    listed = fleet.servers(job_id)
+    unlisted = fleet.remaining(known - {s.id for s in listed})
+    fleet.delete(sorted({s.id for s in listed if not s.deleting} | unlisted))
     watch.wait(job_id, lambda now: not now, timeout=_PAUSE_MAX, wake=work.lease.wake)
     # No list by tag tells of servers in a part of the cloud that doesn't answer; the one without a filter does.
     return not fleet.servers(job_id) and not fleet.remaining(known)
