@@ -77,26 +77,27 @@ def prepare(extras, state_dir=None):
     """Make or update ``<state_dir>/venv`` with the project and the named extras; give the ``Venv``.
 
     Does nothing when nothing that matters has changed since the last time: the requirements, the Python, the repository's place.
+    What was installed for one tool stays when another asks for less. ``venv`` may be a link to another state directory's.
 
     :param extras: names from [project.optional-dependencies].
     :raises BootstrapError: no fit Python, or pip failed.
     """
     state_dir = Path(state_dir or default_state_dir()).resolve()
     state_dir.mkdir(parents=True, exist_ok=True)
-    with _locked(state_dir / "venv.lock"):
-        return _prepare(set(extras), state_dir)
+    path = (state_dir / "venv").resolve()
+    with _locked(path.with_suffix(".lock")):
+        return _prepare(set(extras), Venv(path), state_dir)
 
 
-def _prepare(extras, state_dir):
-    venv = Venv(state_dir / "venv")
+def _prepare(extras, venv, state_dir):
     stamp = venv.path / "cml_nova.json"
     found = _read_stamp(stamp, venv)
     digest = _digest(venv.path)
-    if found and found["digest"] == digest:
-        if extras <= set(found["extras"]):
+    if found:
+        if found["digest"] == digest and extras <= set(found["extras"]):
             return venv
         extras |= set(found["extras"])
-    elif found is None:
+    else:
         python = find_python()
         say(f"Making a virtual environment in {venv.path} with {python}")
         shutil.rmtree(str(venv.path), ignore_errors=True)
