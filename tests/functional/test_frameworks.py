@@ -1,4 +1,4 @@
-"""The example trainings on real frameworks: really distributed, and ended as each framework needs it."""
+"""The example trainings when a machine fails under them. How they end well: test_quickstart.py."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import re
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,7 +15,6 @@ from tests.harness.waiting import until
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MULTI_WORKER = ("tensorflow-digits", "job.json")
-PARAMETER_SERVERS = ("tensorflow-digits", "job-ps.json")
 MXNET = ("mxnet-digits", "job.json")
 
 
@@ -27,51 +25,10 @@ def submit(client: Client, example: tuple[str, str], **env: str) -> str:
     return client.submit(body, {path.name: path.read_text() for path in directory.glob("*.py")})
 
 
-def states(client: Client, job_id: str) -> dict[str, str]:
-    return {task["name"]: task["state"] for node in client.nodes(job_id) for task in node["tasks"]}
-
-
-def accuracy(client: Client, job_id: str) -> float:
-    [series] = client.metrics(job_id, name="test_accuracy")
-    return float(series["data"][-1]["y"])
-
-
 def digest(client: Client, job_id: str, task: str) -> str:
     """Give the fingerprint of the weights that a worker ended with."""
     [found] = re.findall(r"^weights sha256 ([0-9a-f]{64})$", client.log(job_id, task), re.MULTILINE)
     return str(found)
-
-
-def addresses(client: Client, job_id: str) -> list[Any]:
-    return [node["address"] for node in client.nodes(job_id)]
-
-
-@pytest.mark.parametrize("example", [MULTI_WORKER, MXNET], ids=["tensorflow", "mxnet"])
-def test_workers_end_with_the_same_weights(client: Client, example: tuple[str, str]) -> None:
-    """Each worker sees half of the data only: the same weights on both mean that they exchanged their gradients."""
-    job_id = submit(client, example)
-    job = client.succeed(job_id, timeout=240)
-    assert job["progress"] == 100
-    assert accuracy(client, job_id) > 0.9
-    assert digest(client, job_id, "worker:0") == digest(client, job_id, "worker:1")
-    assert len(set(addresses(client, job_id))) == 2
-    assert {name: state for name, state in states(client, job_id).items() if name.startswith("worker")} == {
-        "worker:0": "EXITED", "worker:1": "EXITED"}
-    artifacts = client.artifacts(job_id)
-    wanted = ["saved_model.pb"] if example == MULTI_WORKER else ["digits-symbol.json", "digits-0000.params"]
-    for name in wanted:
-        [path] = [path for path in artifacts if path.endswith(name)]
-        assert "worker-0" in path
-        assert len(client.artifact(job_id, path)) == artifacts[path] > 0
-
-
-def test_parameter_servers_are_stopped_when_the_chief_is_done(client: Client) -> None:
-    job_id = submit(client, PARAMETER_SERVERS)
-    client.succeed(job_id, timeout=240)
-    assert accuracy(client, job_id) > 0.9
-    assert states(client, job_id) == {"chief:0": "EXITED", "ps:0": "STOPPED", "worker:0": "STOPPED", "worker:1": "STOPPED"}
-    assert len(set(addresses(client, job_id))) == 4
-    assert any(path.endswith("saved_model.pb") for path in client.artifacts(job_id))
 
 
 def begin(client: Client, example: tuple[str, str]) -> str:
@@ -125,4 +82,6 @@ def test_attempt_after_a_lost_machine_ends_well(client: Client, cloud: LocalClou
     cloud.fault("server", server=client.nodes(job_id)[1]["server_id"], fault="crash")
     job = client.succeed(job_id, timeout=240)
     assert job["attempt"] >= 2
+    assert job["progress"] == 100
     assert digest(client, job_id, "worker:0") == digest(client, job_id, "worker:1")
+    assert len({node["address"] for node in client.nodes(job_id)}) == 2
