@@ -60,6 +60,7 @@ def train_in_step(lead):
         finish_epoch(local, np.mean(losses), lead)
     if lead:
         export(local)
+    strategy.reduce("SUM", strategy.run(lambda: tf.constant(1.0)), axis=None)  # the others stay until the lead has exported
     say(f"weights sha256 {digest(local)}")
     if lead:
         time.sleep(2)  # the others sign off with the lead when they exit, and complain if it has gone before
