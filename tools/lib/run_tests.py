@@ -68,8 +68,7 @@ def main(argv: list[str]) -> int:
     if options.servers_only:
         return serve(log_dir)
     venv = bootstrap.Venv(state_dir / "venv")
-    parts = Parts({**venv.environ(), "CML_TEST_STATE_DIR": str(state_dir), "CML_TEST_IMAGES_DIR": str(state_dir / "images"),
-                   "CML_TEST_LOG_DIR": str(log_dir)})
+    parts = Parts({**venv.environ(), "CML_TEST_STATE_DIR": str(state_dir), "CML_TEST_IMAGES_DIR": str(state_dir / "images")})
     pytest = [str(venv.python), "-m", "pytest", "--durations=10", *pytest_args]
     fine = (0, _NOTHING_SELECTED) if pytest_args else (0,)
     parts.run("ruff", [venv.command("ruff"), "check", "."])
