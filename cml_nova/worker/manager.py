@@ -33,7 +33,6 @@ class WorkerManager:
         self._running: dict[str, Future[None]] = {}
         self._lock = threading.Lock()
         self._draining = threading.Event()
-        self._renewed_at = time.monotonic()
 
     def run(self, context: cml_context.RequestContext, job_id: str, generation: int) -> None:
         """Take a job on. One too many, or one taken already, is left alone: the lease of the first runs out."""
@@ -48,7 +47,8 @@ class WorkerManager:
                 # Given to us anew while we still held on to an older lease: take it once that one has let go.
                 known.lose()
                 return
-            lease = self._leases[job_id] = Lease(job_id, generation)
+            # How long the message was under way is unknown; a heartbeat renews the lease long before half of its time.
+            lease = self._leases[job_id] = Lease(job_id, generation, self._tools.conf.conductor.lease_time / 2)
             self._running[job_id] = self._pool.submit(self._carry, lease)
 
     def nudge(self, context: cml_context.RequestContext, job_id: str) -> None:
@@ -77,13 +77,13 @@ class WorkerManager:
             mine = self._tools.conductor.worker_heartbeat(cml_context.service_context(), worker, held)
         except (*rpc.BUS_ERRORS, exception.CMLError) as error:
             LOG.warning("No conductor took our heartbeat: %s", error)
-            self._fence_ourselves()
             return
-        self._renewed_at = asked_at
         found = {h["job_id"]: h for h in mine}
         for job_id, generation in held.items():
             if job_id not in found or found[job_id]["generation"] != generation:
                 self._lose(job_id, generation)
+            else:
+                self._renew(job_id, asked_at + self._tools.conf.conductor.lease_time)
         for job_id, holding in found.items():
             if job_id not in held:
                 self.run(cml_context.service_context(), job_id, holding["generation"])
@@ -109,10 +109,10 @@ class WorkerManager:
                 break
         for lease in leases:
             lease.lose()
-        try:
-            self._tools.conductor.worker_goodbye(cml_context.service_context(), self.worker_id)
-        except rpc.BUS_ERRORS as error:
-            LOG.warning("No conductor took our goodbye; our leases will expire: %s", error)
+        # A bus that is away must not keep us: in a thread, because the driver may wait for it for ever.
+        goodbye = threading.Thread(target=self._say_goodbye, name="goodbye", daemon=True)
+        goodbye.start()
+        goodbye.join(self._tools.conf.worker.rpc_timeout)
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _carry(self, lease: Lease) -> None:
@@ -125,6 +125,18 @@ class WorkerManager:
                 self._leases.pop(lease.job_id, None)
                 self._running.pop(lease.job_id, None)
 
+    def _say_goodbye(self) -> None:
+        try:
+            self._tools.conductor.worker_goodbye(cml_context.service_context(), self.worker_id)
+        except rpc.BUS_ERRORS as error:
+            LOG.warning("No conductor took our goodbye; our leases will expire: %s", error)
+
+    def _renew(self, job_id: str, valid_until: float) -> None:
+        with self._lock:
+            lease = self._leases.get(job_id)
+        if lease is not None:
+            lease.renew(valid_until)
+
     def _lose(self, job_id: str, generation: int) -> None:
         with self._lock:
             lease = self._leases.get(job_id)
@@ -132,12 +144,3 @@ class WorkerManager:
             LOG.warning("Job %s is another's now", job_id)
             lease.lose()
             self._tools.watch.poke()
-
-    def _fence_ourselves(self) -> None:
-        """Leases that we could not renew for their whole time may be another's by now: let go before it acts."""
-        if time.monotonic() - self._renewed_at < self._tools.conf.conductor.lease_time:
-            return
-        with self._lock:
-            leases = list(self._leases.values())
-        for lease in leases:
-            lease.lose()

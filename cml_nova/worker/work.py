@@ -41,13 +41,25 @@ class Tools:
 
 
 class Lease:
-    """A worker's right to a job in one generation, as far as it knows. ``wake`` is set whenever something about it changed."""
+    """A worker's right to a job in one generation, as far as it knows. ``wake`` is set whenever something about it changed.
 
-    def __init__(self, job_id: str, generation: int) -> None:
+    It ends by itself where it is not renewed, even if nobody can tell us: by then the job may be another's.
+
+    :param valid_for: seconds.
+    :param clock: monotonic seconds.
+    """
+
+    def __init__(self, job_id: str, generation: int, valid_for: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.job_id = job_id
         self.generation = generation
         self.wake = threading.Event()
+        self._clock = clock
+        self._valid_until = clock() + valid_for
         self._lost = threading.Event()
+
+    def renew(self, valid_until: float) -> None:
+        """Note that the lease was renewed up to a time by the lease's clock."""
+        self._valid_until = max(self._valid_until, valid_until)
 
     def lose(self) -> None:
         """Note that the job is another's now."""
@@ -56,7 +68,7 @@ class Lease:
 
     @property
     def lost(self) -> bool:
-        return self._lost.is_set()
+        return self._lost.is_set() or self._clock() > self._valid_until
 
     def pause(self, seconds: float) -> None:
         """Wait, but no longer than the job is ours."""
@@ -162,9 +174,9 @@ class Work:
 
         Reads the job anew if something about it has changed.
         """
+        self.lease.check()
         if self.lease.wake.is_set():
             self.lease.wake.clear()
-            self.lease.check()
             self.refresh()
         return self.job.target == Target.DELETE or self.job.outcome is not None
 
