@@ -65,9 +65,13 @@ class Attempt:
             return dict(self._refused)
 
     def stop(self, grace: float) -> None:
-        """End all processes on every node that answers, and wait for the rest of their logs."""
+        """End the processes that still run on nodes that answer, and wait for the rest of all logs.
+
+        Where all have ended by themselves, the runner has seen to what they left behind.
+        """
         ranks = [rank for rank in self._followers if rank not in self._unreachable]
-        results = self._crew.each(lambda rank, machine: machine.stop(self._work.job.attempt, grace), ranks)
+        busy = [rank for rank in ranks if not self._all_ended(rank)]
+        results = self._crew.each(lambda rank, machine: machine.stop(self._work.job.attempt, grace), busy)
         for rank, result in results.items():
             if isinstance(result, exception.RemoteError):
                 LOG.warning("Job %s: node %d could not be told to stop: %s", self._work.job.id, rank, result.message)
@@ -130,6 +134,10 @@ class Attempt:
     def _names(self, rank: int) -> list[str]:
         return [task.name for task in self._tasks if task.node == rank]
 
+    def _all_ended(self, rank: int) -> bool:
+        states = self.states()
+        return all(states.get(name, TaskState()).ended for name in self._names(rank))
+
     def _start(self, rank: int, machine: Machine) -> None:
         """Start what has not been started on a node; the runner there makes the same start twice one."""
         self._work.lease.check()
@@ -143,8 +151,7 @@ class Attempt:
         names = self._names(rank)
         machine.follow({(attempt, name): self.saver.resume(attempt, name) for name in names},
                        on_log=self.saver.add, on_state=self._take_state, stop=self._leaving)
-        states = self.states()
-        if not all(states.get(name, TaskState()).ended for name in names):
+        if not self._all_ended(rank):
             return self._leaving.is_set()
         for name in names:
             self.saver.finish(attempt, name)
