@@ -52,6 +52,10 @@ def train_in_step(lead):
     def step(batches):
         return strategy.reduce("MEAN", strategy.run(update, args=(model, *next(batches))), axis=None)
 
+    @tf.function
+    def meet():
+        strategy.reduce("SUM", strategy.run(lambda: tf.constant(1.0)), axis=None)
+
     batches = iter(strategy.distribute_datasets_from_function(lambda shard: dataset(train_data, shard)))
     for epoch in range(int(model.epoch.numpy()), EPOCHS):
         losses = [step(batches) for _ in range(len(train_data[0]) // BATCH)]
@@ -60,10 +64,11 @@ def train_in_step(lead):
         finish_epoch(local, np.mean(losses), lead)
     if lead:
         export(local)
-    strategy.reduce("SUM", strategy.run(lambda: tf.constant(1.0)), axis=None)  # the others stay until the lead has exported
+    meet()  # nobody leaves before the lead has exported
     say(f"weights sha256 {digest(local)}")
     if lead:
-        time.sleep(2)  # the others sign off with the lead when they exit, and complain if it has gone before
+        time.sleep(2)  # the others may still be reading its part of the last exchange
+    os._exit(0)  # TensorFlow's own way out can wait long for peers that have left, and complains about them
 
 
 def train_with_servers(resolver):
