@@ -99,6 +99,8 @@ def main(argv: list[str] | None = None) -> int:
     except (ServeError, HypervisorError, ImageError) as error:
         print(f"cml-nova-localcloud: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:  # of a build; serve has its own way to end
+        return 130
     return 0
 
 
