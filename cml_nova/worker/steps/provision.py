@@ -89,6 +89,8 @@ def _create(work: Work, pool: int, flavor_id: str, count: int, group_id: str) ->
     if work.ended_early():
         return
     work.lease.check()
+    # Noted before the effect: a worker that dies in the request can't tell any more that servers may yet appear.
+    _note_unsettled(work, work.conf.cloud.request_timeout + work.conf.cloud.settle_time)
     try:
         fleet.create(
             job_id=job.id, generation=job.generation, pool=pool, name=_server_name(job.name, job.id, pool), count=count,
@@ -100,15 +102,23 @@ def _create(work: Work, pool: int, flavor_id: str, count: int, group_id: str) ->
             availability_zone=job.spec.get("availability_zone"),
         )
     except exception.NoCapacity as error:
+        _note_unsettled(work, 0)
         raise _Shortfall(Cause.NO_CAPACITY, error.message) from error
     except exception.CloudQuota as error:
+        _note_unsettled(work, 0)
         raise _Shortfall(Cause.QUOTA, error.message) from error
     except exception.CloudRefused:
+        _note_unsettled(work, 0)
         raise
     except exception.CloudError:
-        runtime = {**job.runtime, "unsettled_until": time.time() + work.conf.cloud.settle_time}
-        work.report(runtime=runtime)
+        _note_unsettled(work, work.conf.cloud.settle_time)
         raise
+    _note_unsettled(work, 0)
+
+
+def _note_unsettled(work: Work, seconds: float) -> None:
+    """Write down for how long servers may still appear that no list shows yet; 0 when the cloud has given a clear answer."""
+    work.report(runtime={**work.job.runtime, "unsettled_until": time.time() + seconds if seconds else 0})
 
 
 def _server_name(name: str, job_id: str, pool: int) -> str:
