@@ -25,6 +25,10 @@ from cml_nova.remote import protocol, runner
 from cml_nova.remote.protocol import Hello, ProcessState
 from cml_nova.remote.session import COMMAND, Session, deadline_left
 
+#: seconds for the TCP connection alone. The kernel repeats a lost SYN after 1, 3 and 7 s; a machine that comes up meanwhile is
+#: found sooner by trying anew
+_DIAL = 2.5
+
 OnLog = Callable[[int, str, int, bytes], None]
 OnState = Callable[[ProcessState], None]
 OnSample = Callable[[dict[str, Any]], None]
@@ -273,7 +277,7 @@ class Machine:
     def _transport(self, deadline: float) -> paramiko.Transport:
         access = self.access
         try:
-            sock = socket.create_connection((access.address, access.port), timeout=max(0.1, deadline_left(deadline)))
+            sock = socket.create_connection((access.address, access.port), timeout=min(_DIAL, max(0.1, deadline_left(deadline))))
         except OSError as error:
             raise exception.RemoteError(f"{access.address}:{access.port}: no connection: {_say(error)}.") from error
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

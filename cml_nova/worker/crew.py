@@ -19,7 +19,7 @@ LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
 #: seconds between tries to connect to a machine that may be about to come up: first, and at most
-_PAUSE_MIN, _PAUSE_MAX = 0.1, 1.0
+_PAUSE_MIN, _PAUSE_MAX = 0.1, 0.5
 
 
 class Crew:

@@ -41,3 +41,22 @@ def test_it_fits_where_the_least_room_is() -> None:
     assert len(cloud_config(*generate_keypair(), keys, "cml")) <= 16384
     with pytest.raises(exception.BadRequest, match="at most 16384"):
         cloud_config(*generate_keypair(), keys * 4, "cml")
+
+
+def test_an_image_that_only_writes_files_and_runs_commands_gets_the_host_key_too() -> None:
+    private, public = generate_keypair()
+    document = yaml.safe_load(cloud_config(private, public, ["ssh-ed25519 AAAA job"], "cml"))
+    files = {file["path"]: (file["content"], file["permissions"]) for file in document["write_files"]}
+    assert files["/etc/ssh/ssh_host_ed25519_key"] == (private.strip() + "\n", "0600")
+    assert files["/etc/ssh/ssh_host_ed25519_key.pub"] == (public.strip() + "\n", "0644")
+    assert "HUP" in document["runcmd"][0][-1]
+
+
+def test_the_login_lingers_from_the_first_boot_on() -> None:
+    document = yaml.safe_load(cloud_config(*generate_keypair(), ["ssh-ed25519 AAAA job"], "ubuntu"))
+    assert "/var/lib/systemd/linger/ubuntu" in [file["path"] for file in document["write_files"]]
+
+
+@pytest.mark.parametrize(("user", "disabled"), [("cml", True), ("root", False)])
+def test_root_is_shut_out_unless_it_is_the_login(user: str, disabled: bool) -> None:
+    assert yaml.safe_load(cloud_config(*generate_keypair(), ["ssh-ed25519 AAAA job"], user))["disable_root"] is disabled
