@@ -12,6 +12,7 @@ from typing import Any
 from keystoneauth1 import session as ks_session
 from requests import Response
 
+from tests.harness.base import Pace
 from tests.harness.waiting import until
 
 SERVICE_TYPE = "machine-learning"
@@ -20,10 +21,14 @@ Job = dict[str, Any]
 
 
 class Client:
-    """A user of one project, who finds the service in the catalog."""
+    """A user of one project, who finds the service in the catalog.
 
-    def __init__(self, session: ks_session.Session) -> None:
+    :param pace: how long and how often is waited; the timeouts of all methods, in seconds, are stretched by it.
+    """
+
+    def __init__(self, session: ks_session.Session, pace: Pace = Pace()) -> None:  # noqa: B008 -- it does not change
         self._session = session
+        self._pace = pace
 
     def request(self, method: str, path: str, **kwargs: Any) -> Response:
         """Send a request; whatever the answer, give it back."""
@@ -62,6 +67,7 @@ class Client:
 
     def wait(self, job_id: str, predicate: Callable[[Job], bool], timeout: float = 60) -> Job:
         """Wait until a job is as it should be. :raises AssertionError: it ended otherwise, or the time is over; with its events."""
+        timeout *= self._pace.patience
         deadline = time.monotonic() + timeout
         while True:
             job = self.job(job_id)
@@ -71,7 +77,7 @@ class Client:
             if over or time.monotonic() > deadline:
                 raise AssertionError(f"the job {'ended otherwise' if over else f'is not as expected after {timeout} s'}: "
                                      f"{summary(job)}\nevents:\n{self.story(job_id)}")
-            time.sleep(0.05)
+            time.sleep(self._pace.interval)
 
     def wait_status(self, job_id: str, *statuses: str, timeout: float = 60) -> Job:
         return self.wait(job_id, lambda job: job["status"] in statuses, timeout)
@@ -127,7 +133,7 @@ class Client:
             pieces.append(data)
             return eof
 
-        until(ended, timeout, f"end of the log of {task}")
+        until(ended, timeout * self._pace.patience, f"end of the log of {task}")
         return b"".join(pieces).decode()
 
     def metrics(self, job_id: str, **params: Any) -> list[dict[str, Any]]:

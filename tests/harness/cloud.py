@@ -13,9 +13,18 @@ import yaml
 from keystoneauth1 import session as ks_session
 from keystoneauth1.identity import v3
 
-from tests.harness.process import Daemon, free_port
+from tests.harness import guests
+from tests.harness.base import Cloud, Options, merge
+from tests.harness.process import Daemon, free_port, tail
 from tests.harness.waiting import until
 
+#: intervals short enough for tests; everything else is as operators get it
+QUICK: Options = {
+    "cloud": {"poll_fast": 0.1, "poll_slow": 0.5, "settle_time": 3},
+    "conductor": {"lease_time": 6, "sweep_interval": 0.5, "queue_retry_min": 0.5, "queue_retry_max": 2, "orphan_interval": 3600},
+    "worker": {"heartbeat_interval": 1, "drain_timeout": 5, "rpc_timeout": 5},
+    "remote": {"connect_timeout": 5, "unreachable_after": 6, "stop_grace": 2},
+}
 _ADMIN_HEADERS = {"OpenStack-API-Version": "compute 2.90"}
 
 
@@ -33,11 +42,13 @@ class Inventory:
                 for ident, name in getattr(self, kind).items() if ident not in getattr(baseline, kind)]
 
 
-class LocalCloud:
+class LocalCloud(Cloud):
     """A local cloud with its own state directory, port and addresses, so that several can run on one machine.
 
     :param images_dir: where built framework images are; None for the one that needs no build only.
     """
+
+    users = ("local", "local-other", "local-admin")
 
     def __init__(self, directory: Path, *, ml_endpoint: str | None = None, images_dir: Path | None = None, gpus: int = 8,
                  boot_time: float = 0.1, args: tuple[str, ...] = ()) -> None:
@@ -76,8 +87,15 @@ class LocalCloud:
         """Give the ``auth`` section of an entry of the clouds.yaml that the cloud wrote."""
         return dict(yaml.safe_load((self.directory / "clouds.yaml").read_text())["clouds"][cloud]["auth"])
 
+    def options(self) -> Options:
+        # Users and projects are named with their domains; keystonemiddleware and keystoneauth read the same options.
+        account = {"auth_type": "password", **self.credentials("local-service")}
+        return merge(QUICK, {
+            "keystone_authtoken": {**account, "www_authenticate_uri": account["auth_url"], "interface": "public"},
+            "cloud": {**account, "network": "local-net"},
+        })
+
     def session(self, cloud: str) -> ks_session.Session:
-        """Give a keystoneauth session for an entry of clouds.yaml."""
         if cloud not in self._sessions:
             auth = self.credentials(cloud)
             self._sessions[cloud] = ks_session.Session(v3.Password(**{"reauthenticate": True, **auth}), timeout=60)
@@ -92,7 +110,6 @@ class LocalCloud:
         return self.session(cloud).request(self.url + path, method, json=document, headers=_ADMIN_HEADERS)
 
     def servers(self, job_id: str | None = None) -> list[dict[str, Any]]:
-        """List all servers of all projects, or a job's."""
         found: list[dict[str, Any]] = self.get("/compute/v2.1/servers/detail?all_tenants=1")["servers"]
         return [server for server in found if job_id is None or f"cml:job:{job_id}" in server["tags"]]
 
@@ -105,8 +122,16 @@ class LocalCloud:
         )
 
     def leftovers(self) -> list[str]:
-        """List what is in the cloud now and was not when it started. Default groups of projects come with first use and stay."""
-        return [item for item in self.inventory().beyond(self._baseline) if not item.startswith("groups default ")]
+        """List what is in the cloud now and was not when it started, and processes of guests that are deleted.
+
+        Default groups of projects come with first use and stay.
+        """
+        items = [item for item in self.inventory().beyond(self._baseline) if not item.startswith("groups default ")]
+        return items or [f"process {process}" for process in guests.processes(self.directory)]
+
+    @property
+    def logs(self) -> dict[str, str]:
+        return {self.daemon.name: tail(self.daemon.log_path)}
 
     def fault(self, kind: str, **document: Any) -> None:
         """Arrange for a fault, or do one at once."""
@@ -114,7 +139,6 @@ class LocalCloud:
         assert response.ok, f"the fault was refused: {response.status_code} {response.text}"
 
     def heal(self) -> None:
-        """Take back all faults and settings."""
         response = requests.delete(self.url + "/faults", timeout=30)
         assert response.ok, f"{response.status_code} {response.text}"
         self.fault("settings", **self._defaults)

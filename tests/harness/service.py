@@ -9,33 +9,22 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import requests
 import sqlalchemy as sa
 
-from tests.harness.cloud import LocalCloud
+from tests.harness.base import Cloud, Options, merge
 from tests.harness.process import Daemon, free_port
 from tests.harness.waiting import until
-
-Options = Mapping[str, Mapping[str, Any]]
-
-#: intervals short enough for tests; everything else is as operators get it
-QUICK: Options = {
-    "cloud": {"poll_fast": 0.1, "poll_slow": 0.5, "settle_time": 3, "network": "local-net"},
-    "conductor": {"lease_time": 6, "sweep_interval": 0.5, "queue_retry_min": 0.5, "queue_retry_max": 2, "orphan_interval": 3600},
-    "worker": {"heartbeat_interval": 1, "drain_timeout": 5, "rpc_timeout": 5},
-    "remote": {"connect_timeout": 5, "unreachable_after": 6, "stop_grace": 2},
-}
 
 
 class Service(abc.ABC):
     """The service behind one endpoint.
 
-    :param options: option group -> name -> value, over ``QUICK``.
+    :param options: over those that the cloud asks for.
     """
 
-    def __init__(self, directory: Path, cloud: LocalCloud, port: int, transport_url: str, database_url: str,
+    def __init__(self, directory: Path, cloud: Cloud, port: int, transport_url: str, database_url: str,
                  options: Options | None = None) -> None:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
@@ -77,21 +66,15 @@ class Service(abc.ABC):
         except requests.ConnectionError:
             return False
 
-    def _config(self, cloud: LocalCloud, port: int, transport_url: str, database_url: str, options: Options) -> None:
-        # Users and projects are named with their domains; keystonemiddleware and keystoneauth read the same options.
-        auth = {"auth_type": "password", **cloud.credentials("local-service")}
-        groups: dict[str, dict[str, Any]] = {
+    def _config(self, cloud: Cloud, port: int, transport_url: str, database_url: str, options: Options) -> None:
+        groups = merge({
             "DEFAULT": {"transport_url": transport_url, "debug": True},
             "database": {"connection": database_url},
-            "keystone_authtoken": {**auth, "www_authenticate_uri": auth["auth_url"], "interface": "public"},
-            "cloud": {**auth, "deployment": f"test-{secrets.token_hex(4)}"},
+            "cloud": {"deployment": f"test-{secrets.token_hex(4)}"},
             "storage": {"path": self.directory / "storage"},
             "secrets": {"key_file": self.directory / "fernet.keys"},
             "api": {"standalone_host": "127.0.0.1", "standalone_port": port},
-        }
-        for source in (QUICK, options):
-            for group, values in source.items():
-                groups.setdefault(group, {}).update(values)
+        }, cloud.options(), options)
         lines = []
         for group, values in groups.items():
             lines += [f"[{group}]", *(f"{name} = {value}" for name, value in values.items()), ""]
@@ -109,7 +92,7 @@ class Service(abc.ABC):
 class Standalone(Service):
     """Everything in one process, with SQLite and a bus in memory."""
 
-    def __init__(self, directory: Path, cloud: LocalCloud, port: int, options: Options | None = None) -> None:
+    def __init__(self, directory: Path, cloud: Cloud, port: int, options: Options | None = None) -> None:
         super().__init__(directory, cloud, port, "fake:/", f"sqlite:///{directory}/cml_nova.sqlite", options)
         self.daemon = Daemon("standalone", ["cml-nova-standalone", "--config-file", str(self.config_file)], directory / "standalone.log")
 
@@ -128,7 +111,7 @@ class Daemons(Service):
     :param server_url: of a MariaDB or PostgreSQL server; a new database on it is used and dropped at the end.
     """
 
-    def __init__(self, directory: Path, cloud: LocalCloud, port: int, transport_url: str, server_url: str,
+    def __init__(self, directory: Path, cloud: Cloud, port: int, transport_url: str, server_url: str,
                  options: Options | None = None, conductors: int = 2, workers: int = 2) -> None:
         self.database = Database(server_url)
         super().__init__(directory, cloud, port, transport_url, self.database.url, options)
@@ -177,7 +160,7 @@ class Database:
         engine.dispose()
 
 
-def make_service(stack: str, directory: Path, cloud: LocalCloud, port: int | None = None, *, environ: Mapping[str, str],
+def make_service(stack: str, directory: Path, cloud: Cloud, port: int | None = None, *, environ: Mapping[str, str],
                  options: Options | None = None) -> Service:
     """Make the service in the shape that a test run asks for.
 

@@ -7,31 +7,39 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
-from tests.harness import guests
+from tests.harness.base import Cloud, Options
 from tests.harness.client import TERMINAL, Client, summary
 from tests.harness.cloud import LocalCloud, images_dir
 from tests.harness.process import free_port, tail
-from tests.harness.service import Options, Service, make_service
+from tests.harness.service import Service, make_service
 from tests.harness.waiting import until
+
+C = TypeVar("C", bound=Cloud)
 
 
 @dataclass
-class Stack:
+class Stack(Generic[C]):
     """A cloud, the service on it, and users: of project demo, of another project, and the administrator."""
 
-    cloud: LocalCloud
+    cloud: C
     service: Service
     demo: Client
     other: Client
     admin: Client
 
+    @classmethod
+    def of(cls, cloud: C, service: Service) -> Stack[C]:
+        """Make the users' clients."""
+        return cls(cloud, service, *(Client(cloud.session(name), cloud.pace) for name in cloud.users))
+
     def logs(self) -> dict[str, str]:
         """Give the ends of all logs, for a test that failed."""
-        return {daemon.name: tail(daemon.log_path) for daemon in [*self.service.daemons, self.cloud.daemon]}
+        return {**{daemon.name: tail(daemon.log_path) for daemon in self.service.daemons}, **self.cloud.logs}
 
     @contextmanager
-    def guarded(self) -> Iterator[Stack]:
+    def guarded(self) -> Iterator[Stack[C]]:
         """Hold a test to it: what it started is over at the end, and nothing of it is left in the cloud.
 
         Jobs that a failed test left behind are cancelled, so that the next test finds the stack as it should be.
@@ -44,23 +52,22 @@ class Stack:
             self._end_all_jobs()
             # A job that is done owns nothing: so there is nothing to wait for here.
             leftovers = self.cloud.leftovers()
-            processes = guests.processes(self.cloud.directory)
             assert not leftovers, f"left in the cloud: {leftovers}"
-            assert not processes, f"processes of deleted guests live on: {processes}"
 
     def _end_all_jobs(self) -> None:
         for client in (self.demo, self.other):
             for job in client.jobs(limit=1000):
                 if job["status"] not in TERMINAL:
                     client.cancel(job["id"])
+        timeout = 60 * self.cloud.pace.patience
         for client in (self.demo, self.other):
-            until(lambda client=client: all(job["status"] in TERMINAL for job in client.jobs(limit=1000)), 60,  # type: ignore[misc]
+            until(lambda client=client: all(job["status"] in TERMINAL for job in client.jobs(limit=1000)), timeout,  # type: ignore[misc]
                   "the end of all jobs: " + "; ".join(summary(j) for j in client.jobs(limit=1000) if j["status"] not in TERMINAL))
 
 
 @contextmanager
 def make_stack(directory: Path, *, environ: Mapping[str, str] = os.environ, shape: str | None = None,
-               options: Options | None = None) -> Iterator[Stack]:
+               options: Options | None = None) -> Iterator[Stack[LocalCloud]]:
     """Start a cloud and the service, and stop them at the end.
 
     :param shape: standalone or daemons; by default what ``CML_TEST_STACK`` says.
@@ -75,4 +82,4 @@ def make_stack(directory: Path, *, environ: Mapping[str, str] = os.environ, shap
         cleanup.callback(service.stop)
         service.prepare()
         service.start()
-        yield Stack(cloud, service, *(Client(cloud.session(name)) for name in ("local", "local-other", "local-admin")))
+        yield Stack.of(cloud, service)

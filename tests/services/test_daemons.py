@@ -10,8 +10,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.harness import guests
+from tests.harness.cloud import QUICK
 from tests.harness.process import Daemon
-from tests.harness.service import QUICK, Daemons
+from tests.harness.service import Daemons
 from tests.harness.stack import Stack
 from tests.harness.training import TICK, Gate, Visitor, document
 from tests.harness.waiting import until
