@@ -1,4 +1,4 @@
-"""The API for WSGI servers: ``waitress-serve cml_nova.wsgi.api:application``, or uWSGI and gunicorn alike.
+"""The API for WSGI servers; ``etc/uwsgi/cml-nova-api.ini`` runs it under uWSGI, and others run ``cml_nova.wsgi.api:application`` alike.
 
 Configuration is read from the files that the environment variable CML_NOVA_CONFIG_FILES lists, separated by colons; without it,
 from where oslo.config looks: /etc/cml_nova/cml_nova.conf and the like.
@@ -7,6 +7,7 @@ from where oslo.config looks: /etc/cml_nova/cml_nova.conf and the like.
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 from oslo_config import cfg
@@ -19,6 +20,7 @@ from cml_nova.conductor.rpcapi import ConductorClient
 from cml_nova.db.engine import Database
 from cml_nova.secrets import Vault
 from cml_nova.storage import get_storage
+from cml_nova.wsgi.chunked import decode_chunks
 
 
 def make_application() -> Any:
@@ -26,9 +28,13 @@ def make_application() -> Any:
     conf = cfg.CONF
     files = [name for name in os.environ.get("CML_NOVA_CONFIG_FILES", "").split(":") if name]
     cml_conf.setup(conf, [arg for name in files for arg in ("--config-file", name)], prog="cml-nova-api")
-    return create_app(
+    app = create_app(
         conf, db=Database(conf), storage=get_storage(conf), conductor=ConductorClient(rpc.get_transport(conf)),
         catalog_factory=user_catalogs(conf), vault=Vault.from_conf(conf))
+    # uWSGI puts this module into its own processes, and nobody else has it.
+    if "uwsgi" in sys.modules:
+        app = decode_chunks(app, sys.modules["uwsgi"].chunked_read)
+    return app
 
 
 application = make_application()

@@ -17,6 +17,9 @@ from tests.harness.base import Cloud, Options, merge
 from tests.harness.process import Daemon, free_port
 from tests.harness.waiting import until
 
+#: what operators run the API with
+UWSGI_INI = Path(__file__).resolve().parents[2] / "etc" / "uwsgi" / "cml-nova-api.ini"
+
 
 class Service(abc.ABC):
     """The service behind one endpoint.
@@ -116,8 +119,8 @@ class Daemons(Service):
         self.database = Database(server_url)
         super().__init__(directory, cloud, port, transport_url, self.database.url, options)
         config = ["--config-file", str(self.config_file)]
-        self.api = Daemon("api", ["waitress-serve", f"--listen=127.0.0.1:{port}", "--threads=16", "cml_nova.wsgi.api:application"],
-                          directory / "api.log", {"CML_NOVA_CONFIG_FILES": str(self.config_file)})
+        self.api = Daemon("api", ["uwsgi", "--ini", str(UWSGI_INI)], directory / "api.log",
+                          {"CML_NOVA_CONFIG_FILES": str(self.config_file), "CML_NOVA_API_BIND": f"127.0.0.1:{port}"})
         self.conductors = [Daemon(f"conductor-{i}", ["cml-nova-conductor", *config], directory / f"conductor-{i}.log")
                            for i in range(conductors)]
         self.workers = [Daemon(f"worker-{i}", ["cml-nova-worker", *config], directory / f"worker-{i}.log") for i in range(workers)]
