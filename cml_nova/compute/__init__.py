@@ -6,6 +6,7 @@
 ``catalog``   names of images, flavors and networks to ids, with the user's own token
 ``fleet``     the servers, security groups and ports of jobs, found by what they are tagged with
 ``groups``    the security group of a job
+``floating``  the floating addresses of a job's nodes
 ``watch``     one poller for all jobs of a worker
 
 Requests are issued through openstacksdk's connection as plain GET, POST and DELETE rather than through its resource classes: these

@@ -9,7 +9,9 @@ from cml_nova import exception
 
 # Nova's scheduler (NoValidHost), its "max attempts" after failed builds, and a claim that the host could not keep.
 _NO_CAPACITY = ("no valid host", "not enough hosts available", "exceeded max scheduling attempts", "exceeded maximum number of retries",
-                "insufficient compute resources")
+                "insufficient compute resources",
+                # Neutron's pools: IpAddressGenerationFailure, ExternalIpAddressExhausted; Nova's word for the former
+                "no more ip addresses available", "unable to find any ip address on external network", "no fixed ip addresses available")
 # Nova (OverQuota, PortLimitExceeded), Neutron (OverQuota), oslo.limit (ProjectOverLimit).
 _QUOTA = ("quota exceeded", "maximum number of ports exceeded", "over their limit", "maximum number of fixed ips exceeded")
 

@@ -14,6 +14,7 @@ from oslo_config import cfg
 
 from cml_nova import exception
 from cml_nova.compute import catalog, rest
+from cml_nova.compute.floating import FloatingAddresses
 from cml_nova.compute.groups import SecurityGroups
 
 OWNER_TAG = "cml-nova"
@@ -46,7 +47,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Resource:
-    """Something in the cloud that this deployment created. ``kind`` is "server" or "group"."""
+    """Something in the cloud that this deployment created. ``kind`` is "server", "group" or "floating"."""
 
     kind: str
     id: str
@@ -55,7 +56,7 @@ class Resource:
 
 
 class Fleet:
-    """The servers, groups and ports of one deployment. Safe to share among threads.
+    """The servers, groups, ports and floating addresses of one deployment. Safe to share among threads.
 
     :param connection: the service's own; see ``session.service_connection``.
     """
@@ -68,6 +69,7 @@ class Fleet:
         self._networks: dict[str | None, str] = {}
         self._groups = SecurityGroups(connection, options.deployment, options.ssh_source_cidr)
         self._deleters = futures.ThreadPoolExecutor(options.delete_parallel, "cloud-delete")
+        self.floating = FloatingAddresses(connection, options.deployment, options.floating_network, self._deleters)
 
     # Servers
 
@@ -188,10 +190,11 @@ class Fleet:
     # All of it
 
     def inventory(self) -> list[Resource]:
-        """List everything that this deployment has in the cloud: two requests (per page)."""
+        """List everything that this deployment has in the cloud: three requests (per page)."""
         servers = [Resource("server", server.id, server.job_id, server.created_at) for server in self.all_servers()]
         groups = [Resource("group", id_, job_id, _seconds(created)) for id_, job_id, created in self._groups.all()]
-        return servers + groups
+        floating = [Resource("floating", id_, job_id, _seconds(created)) for id_, job_id, created in self.floating.all()]
+        return servers + groups + floating
 
     def _delete_each(self, ids: Iterable[str], delete: Callable[[str], None]) -> None:
         running = {self._deleters.submit(delete, id_): id_ for id_ in ids}

@@ -12,6 +12,10 @@ OPTS = [
     cfg.StrOpt("region_name", help="Region in which servers are created."),
     cfg.StrOpt("interface", default="public", choices=["public", "internal", "admin"], help="Which endpoints of the catalog are used."),
     cfg.StrOpt("network", help="Name or id of the network that servers are attached to; a job may name another."),
+    cfg.StrOpt("floating_network",
+               help="Name or id of an external network: each node gets a floating address of it, to which the workers connect. Needed "
+                    "where they do not reach the addresses of the nodes' network; the nodes themselves talk by those in any case. None "
+                    "without it."),
     cfg.StrOpt("ssh_source_cidr", default="0.0.0.0/0",
                help="Where the workers connect from: the only source that may reach SSH on the nodes."),
     cfg.IntOpt("request_timeout", default=60, min=1, help="Longest time for one request to the cloud, in seconds."),
@@ -21,7 +25,8 @@ OPTS = [
                  help="Shortest pause between looks at the servers of all jobs, in seconds. It grows with the time that a change is waited "
                       "for, and with the time that the cloud takes to answer."),
     cfg.FloatOpt("poll_slow", default=5.0, min=0.1, help="Seconds between looks at the servers while none of them is expected to change."),
-    cfg.IntOpt("delete_parallel", default=8, min=1, help="Most server deletions that one worker has in flight."),
+    cfg.IntOpt("delete_parallel", default=8, min=1,
+               help="Most deletions, and creations of floating addresses, that one worker has in flight."),
 ]
 
 

@@ -42,7 +42,7 @@ class Attempt:
         self._unreachable: set[int] = set()
         self._leaving = threading.Event()
         self._followers = {
-            node["rank"]: threading.Thread(target=self._follow, args=(node["rank"], node["address"]), daemon=True,
+            node["rank"]: threading.Thread(target=self._follow, args=(node["rank"], work.access(node)), daemon=True,
                                            name=f"follow-{work.job.id[:8]}-{node['rank']}")
             for node in work.job.nodes
         }

@@ -71,7 +71,7 @@ class Crew:
         """Do something on several nodes in parallel; a node's RemoteError is its result."""
 
         def guarded(rank: int) -> T | exception.RemoteError:
-            address = self._work.job.nodes[rank]["address"]
+            address = self._work.access(self._work.job.nodes[rank])
             if not address:
                 return exception.RemoteError(f"node {rank} has no address")
             try:

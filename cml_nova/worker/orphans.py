@@ -20,11 +20,12 @@ def inventory(fleet: Fleet) -> list[dict[str, Any]]:
 
 
 def reap(fleet: Fleet, job_id: str) -> None:
-    """Delete the servers, ports and groups of a job. What fails now is found again at the next look."""
+    """Delete the servers, ports, floating addresses and groups of a job. What fails now is found again at the next look."""
     try:
         fleet.delete([server.id for server in fleet.servers(job_id)])
         if not fleet.servers(job_id):
             fleet.delete_ports(fleet.leftover_ports(job_id))
+            fleet.floating.delete(job_id)
             fleet.delete_groups(job_id)
     except exception.CloudError as error:
         LOG.warning("Orphans of job %s are not gone yet: %s", job_id, error.message)

@@ -144,6 +144,11 @@ class Work:
         """Open the job's sealed part: ``ssh`` and ``host`` (private keys), ``secrets`` (environment)."""
         return self.tools.vault.open(self.job.sealed)
 
+    def access(self, node: dict[str, Any]) -> str:
+        """Give the address by which a node is connected to: its floating one where it has one; empty before it has any."""
+        known = self.job.runtime.get("floating", {}).get(node["server_id"])
+        return str(known["floating"] if known and known["fixed"] == node["address"] else node["address"] or "")
+
     def refresh(self) -> None:
         """Read the job anew. :raises LeaseLost: it is another's now."""
         self.job = self._load()

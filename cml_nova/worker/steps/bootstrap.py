@@ -35,7 +35,7 @@ def run(work: Work, crew: Crew) -> None:
     """Bring the job to RUNNING with a new attempt, or to its end where its nodes can't be made ready."""
     try:
         for node in work.job.nodes:
-            _await(work, crew.expect(node["rank"], node["address"]), node)
+            _await(work, crew.expect(node["rank"], work.access(node)), node)
         if work.ended_early():
             return work.report(phase=Phase.TEARDOWN)
         _raise_first(work, crew.each(lambda rank, machine: _upload(work, machine), _ranks(work)))

@@ -60,7 +60,7 @@ def _build(work: Work, crew: Crew) -> None:
         missing = len(ranks) - len([s for s in mine if s.status in COMING])
         if missing > 0:
             _create(work, number, flavor_id, missing, group_id)
-    _wait_until_active(work, crew, pools)
+    _wait_until_active(work, crew, pools, group_id)
 
 
 def _pools(work: Work) -> list[tuple[str, list[int]]]:
@@ -127,7 +127,7 @@ def _server_name(name: str, job_id: str, pool: int) -> str:
     return f"cml-{letters or 'job'}-{job_id[:8]}-{pool}"
 
 
-def _wait_until_active(work: Work, crew: Crew, pools: list[tuple[str, list[int]]]) -> None:
+def _wait_until_active(work: Work, crew: Crew, pools: list[tuple[str, list[int]]], group_id: str) -> None:
     deadline = work.conf.conductor.provisioning_timeout
     servers: Sequence[Server] = []
     while True:
@@ -136,8 +136,10 @@ def _wait_until_active(work: Work, crew: Crew, pools: list[tuple[str, list[int]]
         changes = _assign(work, pools, servers)
         if changes:
             work.report(nodes=changes)
-        _expect(crew, servers, work.job.nodes)
-        if all(node["status"] == "ACTIVE" and node["address"] for node in work.job.nodes):
+        reachable = _get_floating(work, group_id)
+        if reachable:
+            _expect(work, crew, servers)
+        if reachable and all(node["status"] == "ACTIVE" and node["address"] for node in work.job.nodes):
             return work.report(phase=Phase.BOOTSTRAPPING, cause=None, status_reason=None,
                                events=[("phase", "All servers are active.", {"phase": str(Phase.BOOTSTRAPPING)})])
         _refuse_broken(servers)
@@ -172,12 +174,32 @@ def _assign(work: Work, pools: list[tuple[str, list[int]]], servers: Sequence[Se
     return changes
 
 
-def _expect(crew: Crew, servers: Sequence[Server], nodes: list[dict[str, Any]]) -> None:
+def _get_floating(work: Work, group_id: str) -> bool:
+    """Get floating addresses where they are wanted, once every server has its fixed one; tell whether workers can connect."""
+    floating, nodes, runtime = work.tools.fleet.floating, work.job.nodes, work.job.runtime
+    if not floating.wanted:
+        return True
+    fixed = {node["server_id"]: node["address"] for node in nodes if node["server_id"] and node["address"]}
+    if len(fixed) < len(nodes):
+        return False
+    if {server_id: known["fixed"] for server_id, known in runtime.get("floating", {}).items()} != fixed:
+        work.lease.check()
+        try:
+            found = floating.ensure(work.job.id, group_id, fixed)
+        except exception.NoCapacity as error:
+            raise _Shortfall(Cause.NO_CAPACITY, error.message) from error
+        except exception.CloudQuota as error:
+            raise _Shortfall(Cause.QUOTA, error.message) from error
+        work.report(runtime={**runtime, "floating": {key: {"fixed": fixed[key], "floating": found[key]} for key in fixed}})
+    return True
+
+
+def _expect(work: Work, crew: Crew, servers: Sequence[Server]) -> None:
     """Connect to each server as soon as it is up, not after the slowest."""
     active = {s.id for s in servers if s.status == "ACTIVE" and s.address}
-    for node in nodes:
+    for node in work.job.nodes:
         if node["server_id"] in active:
-            crew.expect(node["rank"], node["address"])
+            crew.expect(node["rank"], work.access(node))
 
 
 def _refuse_broken(servers: Sequence[Server]) -> None:
@@ -198,6 +220,8 @@ def _queue_again(work: Work, shortfall: _Shortfall) -> None:
         with work.tools.watch.watch(work.job.id, expect_change=True):
             work.tools.watch.wait(work.job.id, lambda now: not now, timeout=_TICK, wake=None)
         work.lease.check()
+    if work.tools.fleet.floating.wanted:
+        work.tools.fleet.floating.delete(work.job.id)
     work.report(
         phase=Phase.QUEUED, pause=None, cause=shortfall.cause, status_reason=f"Waiting for room in the cloud: {shortfall.reason}",
         nodes=[{"rank": n["rank"], "server_id": None, "server_name": None, "address": None, "status": "PLANNED", "fault": None}

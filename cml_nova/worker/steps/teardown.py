@@ -44,7 +44,7 @@ def run(work: Work, crew: Crew) -> None:
 
 def clean(work: Work) -> bool:
     """Delete what there is; tell whether nothing was left at the end. A failure in one part never skips the others."""
-    gone = [_attempt(work, part) for part in (_servers, _ports, _groups)]
+    gone = [_attempt(work, part) for part in (_servers, _ports, _floating, _groups)]
     return all(gone) and work.job.runtime.get("unsettled_until", 0) < time.time()
 
 
@@ -74,6 +74,15 @@ def _ports(work: Work) -> bool:
     if left:
         fleet.delete_ports(left)
     return not left
+
+
+def _floating(work: Work) -> bool:
+    """Floating addresses stay when their ports go."""
+    floating = work.tools.fleet.floating
+    if not (floating.wanted or work.job.runtime.get("floating")):
+        return True
+    floating.delete(work.job.id)
+    return not floating.ids(work.job.id)
 
 
 def _groups(work: Work) -> bool:

@@ -146,6 +146,8 @@ class Neutron:
                 assert call["params"]["project_id"] == PROJECT
                 name = call["params"].get("name")
                 return 200, {"security_groups": [group for group in self.groups if name in (None, group["name"])]}
+            case "GET", ["floatingips"]:
+                return 200, {"floatingips": []}
             case "POST", ["security-groups"]:
                 wanted = call["json"]["security_group"]
                 return 201, {"security_group": self.add(f"g{len(self.groups)}", wanted["name"], wanted["description"])}
