@@ -20,6 +20,8 @@ T = TypeVar("T")
 
 #: seconds between tries to connect to a machine that may be about to come up: first, and at most
 _PAUSE_MIN, _PAUSE_MAX = 0.1, 0.5
+#: how much longer than the first one, at most, a try to connect may take
+_PATIENCE = 8
 
 
 class Crew:
@@ -52,10 +54,11 @@ class Crew:
         :raises RemoteError: the crew was closed, or the node replaced or dropped meanwhile.
         """
         machine = self._machine(rank, address)
-        pause, refused_since = _PAUSE_MIN, None
+        pause, refused_since, patience = _PAUSE_MIN, None, self._work.conf.remote.connect_timeout
         while not self._closed.is_set() and self._is_current(rank, machine):
+            began = time.monotonic()
             try:
-                machine.connect(self._work.conf.remote.connect_timeout)
+                machine.connect(patience)
                 return machine
             except exception.HostKeyRefused:
                 refused_since = refused_since or time.monotonic()
@@ -63,6 +66,9 @@ class Crew:
                     raise
             except exception.RemoteError as error:
                 LOG.debug("Job %s: node %d at %s does not answer yet: %s", self._work.job.id, rank, address, error)
+                if time.monotonic() - began > patience / 2:
+                    # It does answer, but is too busy to finish in time; cutting it off each time would never get anywhere.
+                    patience = min(patience * 2, _PATIENCE * self._work.conf.remote.connect_timeout)
             self._closed.wait(pause)
             pause = min(_PAUSE_MAX, pause * 1.5)
         raise exception.RemoteError(f"gave up connecting to node {rank} at {address}")
