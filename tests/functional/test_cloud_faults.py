@@ -39,7 +39,18 @@ def test_server_that_fails_to_boot_is_replaced(client: Client, cloud: LocalCloud
     job_id = client.submit(document(workers=2), {"train.py": "print('ran')"})
     client.succeed(job_id)
     assert [client.log(job_id, f"worker:{i}") for i in range(2)] == ["ran\n", "ran\n"]
-    assert any(event["kind"] in ("node", "capacity", "cloud") for event in client.events(job_id)), client.story(job_id)
+    told = [event["message"] for event in client.events(job_id) if event["kind"] == "node"]
+    assert len(told) == 1, client.story(job_id)
+    assert "went ERROR" in told[0]
+    assert not [event for event in client.events(job_id) if event["kind"] == "capacity"], "the other one was given up, too"
+
+
+def test_servers_that_all_fail_to_boot_bring_the_job_back_to_the_queue_with_the_fault(client: Client, cloud: LocalCloud) -> None:
+    cloud.fault("boot", result="error", count=2)
+    job_id = client.submit(document(workers=2), {"train.py": ""})
+    client.succeed(job_id)
+    [told] = [event["message"] for event in client.events(job_id) if event["kind"] == "capacity"]
+    assert "went ERROR" in told
 
 
 def test_delete_that_fails_is_retried_until_the_servers_are_gone(client: Client, cloud: LocalCloud) -> None:

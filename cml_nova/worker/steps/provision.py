@@ -25,6 +25,10 @@ LOG = logging.getLogger(__name__)
 COMING = ("BUILD", "ACTIVE", "UNKNOWN")
 #: seconds between looks when nothing wakes us
 _TICK = 1.0
+#: how often servers are asked for in one go at this phase, while some come up and others don't
+_BUILDS = 4
+#: what Nova's scheduler says, and no host that fails
+_NO_ROOM = "No valid host"
 
 
 class _Shortfall(Exception):
@@ -42,7 +46,7 @@ def run(work: Work, crew: Crew) -> None:
         return work.report(phase=Phase.TEARDOWN)
     try:
         with work.tools.watch.watch(work.job.id, expect_change=True):
-            _build(work, crew)
+            _build_all(work, crew)
     except _Shortfall as shortfall:
         _queue_again(work, shortfall)
     except exception.CloudRefused as error:
@@ -50,7 +54,23 @@ def run(work: Work, crew: Crew) -> None:
                     events=[("cloud", error.message, {})])
 
 
-def _build(work: Work, crew: Crew) -> None:
+def _build_all(work: Work, crew: Crew) -> None:
+    """Build until all servers are good; those that fail on their host, for no lack of room, are replaced alone."""
+    broken: dict[str, Server] = {}
+    for _ in range(_BUILDS):
+        new = _build(work, crew, set(broken))
+        if not new:
+            return
+        broken.update((server.id, server) for server in new)
+        work.report(events=[("node", f"{_how_broken(server)} It is replaced.", {}) for server in new])
+    raise _Shortfall(Cause.NO_CAPACITY, f"{len(broken)} servers failed to boot, one after the other; the last: {_how_broken(new[-1])}")
+
+
+def _build(work: Work, crew: Crew, given_up: set[str]) -> list[Server]:
+    """See to it that all servers are there and wait until they are active; give those that broke, none when the phase is over.
+
+    :param given_up: ids of servers that broke before; the cloud may still show them.
+    """
     pools = _pools(work)
     servers = _look(work)
     group_id = work.tools.fleet.ensure_group(work.job.id, ssh_port=_ssh_port(work))
@@ -60,7 +80,7 @@ def _build(work: Work, crew: Crew) -> None:
         missing = len(ranks) - len([s for s in mine if s.status in COMING])
         if missing > 0:
             _create(work, number, flavor_id, missing, group_id)
-    _wait_until_active(work, crew, pools, group_id)
+    return _wait_until_active(work, crew, pools, group_id, given_up)
 
 
 def _pools(work: Work) -> list[tuple[str, list[int]]]:
@@ -127,12 +147,13 @@ def _server_name(name: str, job_id: str, pool: int) -> str:
     return f"cml-{letters or 'job'}-{job_id[:8]}-{pool}"
 
 
-def _wait_until_active(work: Work, crew: Crew, pools: list[tuple[str, list[int]]], group_id: str) -> None:
+def _wait_until_active(work: Work, crew: Crew, pools: list[tuple[str, list[int]]], group_id: str, given_up: set[str]) -> list[Server]:
     deadline = work.conf.conductor.provisioning_timeout
     servers: Sequence[Server] = []
     while True:
         if work.ended_early():
-            return work.report(phase=Phase.TEARDOWN)
+            work.report(phase=Phase.TEARDOWN)
+            return []
         changes = _assign(work, pools, servers)
         if changes:
             work.report(nodes=changes)
@@ -140,9 +161,12 @@ def _wait_until_active(work: Work, crew: Crew, pools: list[tuple[str, list[int]]
         if reachable:
             _expect(work, crew, servers)
         if reachable and all(node["status"] == "ACTIVE" and node["address"] for node in work.job.nodes):
-            return work.report(phase=Phase.BOOTSTRAPPING, cause=None, status_reason=None,
-                               events=[("phase", "All servers are active.", {"phase": str(Phase.BOOTSTRAPPING)})])
-        _refuse_broken(servers)
+            work.report(phase=Phase.BOOTSTRAPPING, cause=None, status_reason=None,
+                        events=[("phase", "All servers are active.", {"phase": str(Phase.BOOTSTRAPPING)})])
+            return []
+        broken = _broken([s for s in servers if s.id not in given_up])
+        if broken:
+            return broken
         if work.job.phase_seconds > deadline:
             raise _Shortfall(Cause.NO_CAPACITY, f"The servers were not active after {deadline} s.")
         servers = _next_change(work, servers)
@@ -202,11 +226,20 @@ def _expect(work: Work, crew: Crew, servers: Sequence[Server]) -> None:
             crew.expect(node["rank"], work.access(node))
 
 
-def _refuse_broken(servers: Sequence[Server]) -> None:
-    """:raises _Shortfall: a server went ERROR."""
-    for server in servers:
-        if server.status not in COMING:
-            raise _Shortfall(Cause.NO_CAPACITY, f"Server {server.name} went {server.status}: {server.fault or 'no reason given'}")
+def _broken(servers: Sequence[Server]) -> list[Server]:
+    """Pick the servers that will never be active.
+
+    :raises _Shortfall: there is no room for them, or none is any good.
+    """
+    broken = [server for server in servers if server.status not in COMING]
+    for server in broken:
+        if len(broken) == len(servers) or _NO_ROOM in (server.fault or ""):
+            raise _Shortfall(Cause.NO_CAPACITY, _how_broken(server))
+    return broken
+
+
+def _how_broken(server: Server) -> str:
+    return f"Server {server.name} went {server.status}: {(server.fault or 'no reason given').rstrip('.')}."
 
 
 def _queue_again(work: Work, shortfall: _Shortfall) -> None:
