@@ -24,15 +24,18 @@ class Client:
     """A user of one project, who finds the service in the catalog.
 
     :param pace: how long and how often is waited; the timeouts of all methods, in seconds, are stretched by it.
+    :param endpoint: the service's URL, where it is not the one in the catalog.
     """
 
-    def __init__(self, session: ks_session.Session, pace: Pace = Pace()) -> None:  # noqa: B008 -- it does not change
+    def __init__(self, session: ks_session.Session, pace: Pace = Pace(), endpoint: str | None = None) -> None:  # noqa: B008
         self._session = session
+        self._endpoint = {"endpoint_override": endpoint} if endpoint else {}
         self._pace = pace
 
     def request(self, method: str, path: str, **kwargs: Any) -> Response:
         """Send a request; whatever the answer, give it back."""
-        return self._session.request(path, method, endpoint_filter={"service_type": SERVICE_TYPE}, raise_exc=False, **kwargs)
+        return self._session.request(path, method, endpoint_filter={"service_type": SERVICE_TYPE}, raise_exc=False, **self._endpoint,
+                                     **kwargs)
 
     def get(self, path: str, **params: Any) -> Any:
         """GET a document. :raises AssertionError: the answer is no success."""

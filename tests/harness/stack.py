@@ -30,9 +30,9 @@ class Stack(Generic[C]):
     admin: Client
 
     @classmethod
-    def of(cls, cloud: C, service: Service) -> Stack[C]:
-        """Make the users' clients."""
-        return cls(cloud, service, *(Client(cloud.session(name), cloud.pace) for name in cloud.users))
+    def of(cls, cloud: C, service: Service, endpoint: str | None = None) -> Stack[C]:
+        """Make the users' clients, which find the service in the catalog unless its endpoint is given."""
+        return cls(cloud, service, *(Client(cloud.session(name), cloud.pace, endpoint) for name in cloud.users))
 
     def logs(self) -> dict[str, str]:
         """Give the ends of all logs, for a test that failed."""
