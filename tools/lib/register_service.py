@@ -264,12 +264,16 @@ def main(argv: list[str]) -> int:
     opts = options(argv)
     ledger = Ledger(opts.check, lambda line: print(line, flush=True))
     try:
-        Registration(opts, openstack.connect(), ledger).run()
+        cloud = openstack.connect()
+        if not opts.check:
+            # What stands in the way is told before anything is changed.
+            Registration(opts, cloud, Ledger(True, lambda line: None)).run()
+        Registration(opts, cloud, ledger).run()
+    except (sdk_exceptions.SDKException, ks_exceptions.ClientException) as error:
+        print(f"register-service: the cloud refuses: {error}\nIs OS_CLOUD, in clouds.yaml, an administrator's account?", file=sys.stderr)
+        return 1
     except (RegistrationError, OSError) as error:
         print(f"register-service: {error}", file=sys.stderr)
-        return 1
-    except (sdk_exceptions.SDKException, ks_exceptions.ClientException) as error:
-        print(f"register-service: the cloud refuses: {error}\nIs OS_CLOUD an administrator's account?", file=sys.stderr)
         return 1
     if opts.check:
         print(f"{ledger.changes} missing" if ledger.changes else "nothing is missing")
