@@ -12,7 +12,7 @@ from cml_nova.localcloud import errors
 from cml_nova.localcloud.networks import NETWORK_NAME
 from cml_nova.localcloud.nova import MAX_VERSION, MIN_VERSION, check_request, links, policy
 from cml_nova.localcloud.server_requests import MAX_TAGS, check_metadata, check_tags, list_servers, parse_create
-from cml_nova.localcloud.servers import HOST
+from cml_nova.localcloud.servers import FAULT_DELAY, HOST
 from cml_nova.localcloud.store import Document
 from cml_nova.localcloud.times import iso, iso_fraction
 from cml_nova.localcloud.web import body_object, caller, cloud, page
@@ -90,7 +90,7 @@ def _show(server: Document) -> Document:
         shown["security_groups"] = [{"name": name} for name in server["security_groups"]]
     if server["status"] == "ACTIVE":
         shown["progress"] = 0
-    if server["fault"]:
+    if server["fault"] and cloud().clock() >= server["fault"]["created"] + FAULT_DELAY:
         shown["fault"] = {**server["fault"], "created": iso(server["fault"]["created"])}
     if caller().is_admin:
         shown |= {"OS-EXT-SRV-ATTR:host": server["host"], "OS-EXT-SRV-ATTR:hypervisor_hostname": server["host"],

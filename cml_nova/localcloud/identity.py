@@ -11,7 +11,7 @@ from cml_nova.localcloud import errors
 from cml_nova.localcloud.accounts import DOMAIN, REGION, Token
 from cml_nova.localcloud.store import Document
 from cml_nova.localcloud.times import iso_fraction
-from cml_nova.localcloud.web import authenticate, body_object, caller, cloud
+from cml_nova.localcloud.web import authenticate, body_object, caller, cloud, missing_key
 
 blueprint = Blueprint("identity", __name__)
 
@@ -77,7 +77,7 @@ def issue() -> tuple[Response, int]:
             raise errors.unauthorized()
         user, expires_at, methods = old.user, old.expires_at, sorted({*old.methods, "token"})
     else:
-        raise errors.unauthorized("Attempted to authenticate with an unsupported method.")
+        raise missing_key(", ".join(map(str, methods or ["methods"])), "identity")
     text, token = cloud().accounts.issue(user, _scope(user), methods, expires_at)
     response = jsonify(_show_token(token))
     response.headers.update({"X-Subject-Token": text, "Vary": "X-Auth-Token"})

@@ -13,6 +13,8 @@ from cml_nova.localcloud.timers import Clock
 from cml_nova.localcloud.times import iso
 
 NETWORK_NAME = "local-net"
+PROTOCOLS = ("ah", "dccp", "egp", "esp", "gre", "icmp", "icmpv6", "igmp", "ip", "ipip", "ipv6-icmp", "ospf", "rsvp", "sctp", "tcp", "udp",
+             "udplite", "vrrp")
 RULE_KEYS = ("direction", "ethertype", "protocol", "port_range_min", "port_range_max", "remote_ip_prefix", "remote_group_id")
 
 
@@ -174,19 +176,19 @@ class Networks:
 
 def _check_rule(rule: Document) -> None:
     if rule.get("direction") not in ("ingress", "egress"):
-        raise errors.bad_request(f"Invalid input for direction. Reason: '{rule.get('direction')}' is not in ['ingress', 'egress'].",
+        raise errors.bad_request(f"Invalid input for direction. Reason: {rule.get('direction')} is not in valid_values.",
                                  "HTTPBadRequest")
     if rule.get("ethertype") not in (None, "IPv4", "IPv6"):
         raise errors.bad_request(f"Security group rule for ethertype '{rule['ethertype']}' not supported. "
                                  "Allowed values are ['IPv4', 'IPv6'].", "SecurityGroupRuleInvalidEtherType")
     if rule.get("remote_ip_prefix") and rule.get("remote_group_id"):
-        raise errors.bad_request("Only remote_ip_prefix or remote_group_id may be provided.", "SecurityGroupRemoteGroupAndRemoteIpPrefix")
-    low, high = rule.get("port_range_min"), rule.get("port_range_max")
-    if (low is not None or high is not None) and not rule.get("protocol"):
-        raise errors.bad_request("Must also specify protocol if port range is given.", "SecurityGroupProtocolRequiredWithPorts")
-    if str(rule.get("protocol")).lower() in ("tcp", "udp", "6", "17") and (low is not None or high is not None):
-        if low is None or high is None or not 1 <= int(low) <= int(high) <= 65535:
-            raise errors.bad_request("For TCP/UDP protocols, port_range_min must be <= port_range_max", "SecurityGroupInvalidPortRange")
+        raise errors.bad_request("Only one of remote_ip_prefix or remote_group_id or remote_address_group_id may be provided.",
+                                 "SecurityGroupMultipleRemoteEntites")
+    if str(rule.get("protocol") or "tcp").lower() not in PROTOCOLS and not str(rule["protocol"]).isdecimal():
+        raise errors.bad_request(f"Security group rule protocol {rule['protocol']} not supported. Only protocol values "
+                                 f"{[None, *PROTOCOLS]} and integer representations [0 to 255] are supported.",
+                                 "SecurityGroupRuleInvalidProtocol")
+    _check_ports(rule)
     prefix = rule.get("remote_ip_prefix")
     if prefix:
         try:
@@ -196,3 +198,15 @@ def _check_rule(rule: Document) -> None:
         if f"IPv{version}" != (rule.get("ethertype") or "IPv4"):
             raise errors.bad_request(f"Conflicting value ethertype {rule.get('ethertype') or 'IPv4'} for CIDR {prefix}",
                                      "SecurityGroupRuleParameterConflict")
+
+
+def _check_ports(rule: Document) -> None:
+    low, high = rule.get("port_range_min"), rule.get("port_range_max")
+    if (low is not None or high is not None) and not rule.get("protocol"):
+        raise errors.bad_request("Must also specify protocol if port range is given.", "SecurityGroupProtocolRequiredWithPorts")
+    if str(rule.get("protocol")).lower() in ("tcp", "udp", "6", "17") and (low is not None or high is not None):
+        for port in (low, high):
+            if port is not None and not 0 <= int(port) <= 65535:
+                raise errors.bad_request(f"Invalid value for port {port}", "SecurityGroupInvalidPortValue")
+        if low is None or high is None or not 1 <= int(low) <= int(high) <= 65535:
+            raise errors.bad_request("For TCP/UDP protocols, port_range_min must be <= port_range_max", "SecurityGroupInvalidPortRange")

@@ -42,7 +42,7 @@ def policy(action: str, *, write: bool = False, admin: bool = False) -> None:
     """
     allowed = caller().is_admin if admin else may_write() if write else may_read()
     if not allowed:
-        raise errors.forbidden(f"(rule:{action}) is disallowed by policy")
+        raise errors.forbidden(f"rule:{action} is disallowed by policy")
 
 
 def visible(kind: str) -> list[Document]:
@@ -101,6 +101,9 @@ def listing(collection: str, items: list[Document]) -> Response:
         raise errors.bad_request(f"{unknown} is invalid attribute for filtering", "HTTPBadRequest")
     for name in set(request.args) - _LIST_PARAMETERS:
         items = [item for item in items if any(_has(item, name, value) for value in request.args.getlist(name))]
+    limit = request.args.get("limit", "0")
+    if not limit.isdecimal():
+        raise errors.bad_request(f"Bad limit request: Limit must be an integer 0 or greater and not '{limit}'.")
     chosen, rest = page(by_tags(items) if not items or "tags" in items[0] else items, maximum=10000)
     fields = {field for text in request.args.getlist("fields") for field in text.split(",")}
     if fields:

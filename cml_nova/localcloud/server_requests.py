@@ -20,6 +20,9 @@ from cml_nova.localcloud.web import by_tags, caller, cloud
 MAX_COUNT = 2000
 MAX_TAGS, MAX_TAG = 50, 60
 MAX_USER_DATA = 65535
+_HOSTNAME = "[a-zA-Z0-9]+[a-zA-Z0-9-]*[a-zA-Z0-9]+"
+_STATUSES = {"ACTIVE", "BUILD", "DELETED", "ERROR", "HARD_REBOOT", "MIGRATING", "PASSWORD", "PAUSED", "REBOOT", "REBUILD", "RESCUE",
+             "RESIZE", "REVERT_RESIZE", "SHELVED", "SHELVED_OFFLOADED", "SHUTOFF", "SOFT_DELETED", "SUSPENDED", "UNKNOWN", "VERIFY_RESIZE"}
 _KEYS = {"name", "imageRef", "flavorRef", "networks", "security_groups", "tags", "metadata", "user_data", "config_drive", "key_name",
          "min_count", "max_count", "availability_zone", "description", "hostname", "return_reservation_id", "block_device_mapping_v2",
          "adminPass", "OS-DCF:diskConfig", "accessIPv4", "accessIPv6"}
@@ -43,22 +46,45 @@ def parse_create(body: Document) -> Request:
     """
     unknown = sorted(set(body) - _KEYS)
     if unknown:
-        raise _invalid("server", {key: body[key] for key in unknown},
-                       f"Additional properties are not allowed ('{unknown[0]}' was unexpected)")
+        raise _invalid("server", body, f"Additional properties are not allowed ('{unknown[0]}' was unexpected)")
+    for needed in ("name", "flavorRef"):
+        if needed not in body:
+            raise _invalid("server", body, f"'{needed}' is a required property")
     name = _typed(body, "name", str, "")
-    if not name.strip() or len(name) > 255:
-        raise _invalid("name", name, f"{name!r} is too short" if not name.strip() else "it is longer than 255 characters")
+    _check_length("name", name, 255)
+    if name != name.strip() or not name.isprintable():
+        raise errors.bad_request("An invalid 'name' value was provided. The name must be: printable characters. Can not start or end with "
+                                 "whitespace.")
     count = _count(body)
-    hostname = _typed(body, "hostname", str, None)
-    if hostname is not None and count > 1:
-        raise errors.bad_request("Unable to allocate a single hostname to multiple instances")
+    hostname = _hostname(body, count)
     _check_devices(body)
     return Request(
-        name=name.strip(), count=count, project_id=caller().project_id, user_id=caller().user["id"],
+        name=name, count=count, project_id=caller().project_id, user_id=caller().user["id"],
         flavor=_flavor(body), image=_image(body), networks=_networks(body), groups=_groups(body), tags=check_tags(body.get("tags", [])),
         metadata=check_metadata(body.get("metadata", {})), user_data=_user_data(body),
         config_drive=body.get("config_drive") in (True, "True", "true"), key_name=_key_name(body), availability_zone=_zone(body),
         description=_typed(body, "description", str, None), hostname=hostname)
+
+
+def _check_length(field: str, value: str, longest: int, shortest: int = 1) -> None:
+    """Raise what a JSON schema says of a text that is too short or too long.
+
+    :raises ApiError: 400.
+    """
+    if not shortest <= len(value) <= longest:
+        raise _invalid(field, value, f"{value!r} is too {'short' if len(value) < shortest else 'long'}")
+
+
+def _hostname(body: Document, count: int) -> str | None:
+    hostname = _typed(body, "hostname", str, None)
+    if hostname is None:
+        return None
+    _check_length("hostname", hostname, 63, shortest=2)
+    if not re.fullmatch(_HOSTNAME, hostname):
+        raise _invalid("hostname", hostname, f"{hostname!r} does not match '^{_HOSTNAME}$'")
+    if count > 1:
+        raise errors.bad_request("Unable to allocate a single hostname to multiple instances")
+    return str(hostname)
 
 
 def _count(body: Document) -> int:
@@ -75,8 +101,10 @@ def _integer(body: Document, name: str) -> int | None:
     value = body.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not re.fullmatch(r"[1-9]\d{0,8}", str(value)):
-        raise _invalid(name, value, f"{value!r} is not an integer of at least 1")
+    if isinstance(value, bool) or not re.fullmatch(r"-?\d{1,9}", str(value)):
+        raise _invalid(name, value, f"{value!r} does not match '^[0-9]*$'")
+    if int(value) < 1:
+        raise _invalid(name, value, f"{value!r} is less than the minimum of 1")
     return int(value)
 
 
@@ -99,17 +127,19 @@ def _image(body: Document) -> Document:
     for image in show_images():
         if image["id"] == key:
             return {"id": image["id"], "name": image["name"]}
-    raise errors.bad_request(f"Can not find requested image: Image {key} could not be found." if key
-                             else "Invalid imageRef provided.")
+    raise errors.bad_request("Can not find requested image" if key else "Missing imageRef attribute")
 
 
 def _networks(body: Document) -> list[str]:
     wanted = body.get("networks", "auto")
     known = [network["id"] for network in cloud().store.all("network")]
-    if wanted == "auto":
+    if wanted == "auto" or wanted == []:
         return known[:1]
-    if not isinstance(wanted, list) or not wanted or not all(isinstance(network, dict) for network in wanted):
-        raise _invalid("networks", wanted, "this cloud attaches a server to one network: a list with one {'uuid': ID}, or 'auto'")
+    if not isinstance(wanted, list) or not all(isinstance(network, dict) for network in wanted):
+        raise _invalid("networks", wanted, f"{wanted!r} is not valid under any of the given schemas")
+    for network in wanted:
+        if "port" in network and not cloud().store.get("port", str(network["port"])):
+            raise errors.bad_request(f"Port id {network['port']} could not be found.")
     if any(set(network) - {"uuid", "tag"} for network in wanted):
         raise _invalid("networks", wanted, "this cloud takes networks by 'uuid' only: no 'port', no 'fixed_ip'")
     ids = [str(network.get("uuid")) for network in wanted]
@@ -128,7 +158,7 @@ def _groups(body: Document) -> list[Document]:
     for name in dict.fromkeys(wanted):
         found = [default] if name == "default" else [group for group in groups if name in (group["id"], group["name"])]
         if not found:
-            raise errors.bad_request(f"Security group {name} not found for project {caller().project_id}.")
+            raise errors.bad_request(f"Unable to find security_group with name or id '{name}'")
         if len(found) > 1:
             raise errors.conflict(f"Multiple security groups found matching '{name}'. Use an ID to be more specific.")
         chosen.append(found[0])
@@ -140,15 +170,17 @@ def check_tags(tags: object) -> list[str]:
 
     :raises ApiError: 400.
     """
-    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
-        raise _invalid("tags", tags, "it is not a list of strings")
-    kept = sorted(set(tags))
-    if len(kept) > MAX_TAGS:
-        raise _invalid("tags", tags, f"it is too long: at most {MAX_TAGS} tags")
-    for tag in kept:
-        if not 0 < len(tag) <= MAX_TAG or "/" in tag or "," in tag:
-            raise _invalid("tags", tag, f"{tag!r} does not match: 1 to {MAX_TAG} characters other than '/' and ','")
-    return kept
+    if not isinstance(tags, list):
+        raise _invalid("tags", tags, f"{tags!r} is not of type 'array'")
+    if len(tags) > MAX_TAGS:
+        raise _invalid("tags", tags, f"{tags!r} is too long")
+    for place, tag in enumerate(tags):  # the schema names a bad tag by its place
+        if not isinstance(tag, str):
+            raise _invalid(str(place), tag, f"{tag!r} is not of type 'string'")
+        _check_length(str(place), tag, MAX_TAG)
+        if "/" in tag or "," in tag:
+            raise _invalid(str(place), tag, f"{tag!r} does not match '^[^,/]*$'")
+    return sorted(set(tags))
 
 
 def check_metadata(metadata: object) -> dict[str, str]:
@@ -159,8 +191,10 @@ def check_metadata(metadata: object) -> dict[str, str]:
     if not isinstance(metadata, dict):
         raise _invalid("metadata", metadata, f"{metadata!r} is not of type 'object'")
     for key, value in metadata.items():
-        if not isinstance(value, str) or len(value) > 255 or not 0 < len(key) <= 255:
-            raise _invalid("metadata", {key: value}, "keys and values are strings of at most 255 characters")
+        if not isinstance(value, str):
+            raise _invalid(key, value, f"{value!r} is not of type 'string'")
+        _check_length(key, value, 255, shortest=0)
+        _check_length("metadata", key, 255)
     return metadata
 
 
@@ -168,12 +202,11 @@ def _user_data(body: Document) -> str | None:
     text = _typed(body, "user_data", str, None)
     if text is None:
         return None
-    if len(text) > MAX_USER_DATA:
-        raise _invalid("user_data", text[:20] + "...", f"it is too long: at most {MAX_USER_DATA} characters")
+    _check_length("user_data", text, MAX_USER_DATA, shortest=0)
     try:
-        base64.b64decode(text, validate=True)
+        base64.b64decode(text)  # as in Nova, what is no sign of base64 is passed over
     except binascii.Error:
-        raise _invalid("user_data", text[:20] + "...", "it is not a 'base64'") from None
+        raise _invalid("user_data", text, f"{text!r} is not a 'base64'") from None
     return str(text)
 
 
@@ -234,6 +267,10 @@ def list_servers() -> list[Document]:
     if unknown:
         raise errors.bad_request(f"Invalid input for query parameters. Value: {unknown[0]}. "
                                  f"Additional properties are not allowed ('{unknown[0]}' was unexpected)")
+    if any(value.upper() not in _STATUSES for value in request.args.getlist("status")):
+        raise errors.bad_request("Invalid status value")
+    if request.args.get("sort_dir", "desc") not in ("asc", "desc"):
+        raise errors.bad_request("Invalid input received: Unknown sort direction, must be 'desc' or 'asc'")
     servers = by_tags(_scoped())
     filters = {**_OPEN, **_ADMIN} if caller().is_admin else _OPEN
     for name in set(request.args) & set(filters):
@@ -268,6 +305,6 @@ def _matching(servers: list[Document], name: str, test: Callable[[Document, str]
     try:
         for value in values if name in _PATTERNS else ():
             re.compile(value)
-    except re.error as error:
-        raise errors.bad_request(f"Invalid input for query parameters {name}. Value: {value}. {error}") from None
+    except re.error:
+        raise errors.bad_request(f"Invalid input for query parameters {name}. Value: {value}. '{value}' is not a 'regex'") from None
     return [server for server in servers if any(test(server, value) for value in values)]

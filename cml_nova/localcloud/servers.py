@@ -19,6 +19,8 @@ from cml_nova.localcloud.timers import Clock, Timers
 
 LOG = logging.getLogger(__name__)
 HOST = "localcloud"
+# Nova writes down that a server is in ERROR first, and why after that.
+FAULT_DELAY = 0.1
 ADDRESS_TRIES = 20
 SERVER_FAULTS = (*FAULTS, "error", "vanish")
 

@@ -59,14 +59,27 @@ def body_object(*path: str) -> Document:
     try:
         value: Any = request.get_json(force=True)
     except BadRequest:
-        raise errors.bad_request("Malformed request body: it is not JSON") from None
+        raise errors.bad_request("Malformed request body") from None
     for name in path:
         if not isinstance(value, dict) or name not in value:
-            raise errors.bad_request(f"Invalid input for field/attribute {name}: '{name}' is a required property")
+            raise missing_key(name)
         value = value[name]
     if not isinstance(value, dict):
         raise errors.bad_request(f"Invalid input for field/attribute {path[-1] if path else 'body'}: {value} is not of type 'object'")
     return value
+
+
+def missing_key(name: str, where: str = "request body") -> errors.ApiError:
+    """Make the error that the service which was asked raises for a body without a key."""
+    match request.path.split("/")[1]:
+        case "network":
+            text = "Resource body required"
+        case "identity":
+            text = (f"Expecting to find {name} in {where}. The server could not comply with the request since it is either malformed or "
+                    "otherwise incorrect. The client is assumed to be in error.")
+        case _:
+            text = f"'{name}' is a required property"
+    return errors.bad_request(text, "HTTPBadRequest")
 
 
 def page(items: list[Document], maximum: int = 1000) -> tuple[list[Document], str | None]:

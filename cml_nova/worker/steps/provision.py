@@ -13,6 +13,7 @@ from typing import Any
 from oslo_log import log as logging
 
 from cml_nova import exception
+from cml_nova.compute import errors
 from cml_nova.compute.fleet import Server
 from cml_nova.remote.userdata import cloud_config
 from cml_nova.states import Cause, Outcome, Phase
@@ -27,8 +28,8 @@ COMING = ("BUILD", "ACTIVE", "UNKNOWN")
 _TICK = 1.0
 #: how often servers are asked for in one go at this phase, while some come up and others don't
 _BUILDS = 4
-#: what Nova's scheduler says, and no host that fails
-_NO_ROOM = "No valid host"
+#: Nova shows that a server is in ERROR a moment before it shows why; after so many looks we don't wait for the reason any longer
+_LOOKS_FOR_REASON = 4
 
 
 class _Shortfall(Exception):
@@ -150,6 +151,7 @@ def _server_name(name: str, job_id: str, pool: int) -> str:
 def _wait_until_active(work: Work, crew: Crew, pools: list[tuple[str, list[int]]], group_id: str, given_up: set[str]) -> list[Server]:
     deadline = work.conf.conductor.provisioning_timeout
     servers: Sequence[Server] = []
+    looks_without_reason = 0
     while True:
         if work.ended_early():
             work.report(phase=Phase.TEARDOWN)
@@ -164,17 +166,20 @@ def _wait_until_active(work: Work, crew: Crew, pools: list[tuple[str, list[int]]
             work.report(phase=Phase.BOOTSTRAPPING, cause=None, status_reason=None,
                         events=[("phase", "All servers are active.", {"phase": str(Phase.BOOTSTRAPPING)})])
             return []
-        broken = _broken([s for s in servers if s.id not in given_up])
-        if broken:
-            return broken
+        fresh = [s for s in servers if s.id not in given_up]
+        looks_without_reason = looks_without_reason + 1 if any(s.status not in COMING and not s.fault for s in fresh) else 0
+        if not 0 < looks_without_reason < _LOOKS_FOR_REASON:
+            broken = _broken(fresh)
+            if broken:
+                return broken
         if work.job.phase_seconds > deadline:
             raise _Shortfall(Cause.NO_CAPACITY, f"The servers were not active after {deadline} s.")
         servers = _next_change(work, servers)
 
 
 def _next_change(work: Work, servers: Sequence[Server]) -> Sequence[Server]:
-    def states(now: Sequence[Server]) -> dict[str, tuple[str, str | None]]:
-        return {s.id: (s.status, s.address) for s in now}
+    def states(now: Sequence[Server]) -> dict[str, tuple[str, str | None, str | None]]:
+        return {s.id: (s.status, s.address, s.fault) for s in now}
 
     return work.tools.watch.wait(work.job.id, lambda now: states(now) != states(servers), timeout=_TICK, wake=work.lease.wake)
 
@@ -233,8 +238,9 @@ def _broken(servers: Sequence[Server]) -> list[Server]:
     """
     broken = [server for server in servers if server.status not in COMING]
     for server in broken:
-        if len(broken) == len(servers) or _NO_ROOM in (server.fault or ""):
-            raise _Shortfall(Cause.NO_CAPACITY, _how_broken(server))
+        why = errors.of_fault(server.fault)
+        if len(broken) == len(servers) or isinstance(why, exception.NoCapacity | exception.CloudQuota):
+            raise _Shortfall(Cause.QUOTA if isinstance(why, exception.CloudQuota) else Cause.NO_CAPACITY, _how_broken(server))
     return broken
 
 

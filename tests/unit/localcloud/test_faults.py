@@ -68,6 +68,7 @@ def test_what_happens_to_a_server(site: Site, demo: Client) -> None:
     assert demo.servers()[0]["status"] == "SHUTOFF"
     assert site.fault(kind="server", server=server_id, fault="cut").status_code == 409
     site.fault(kind="server", server=server_id, fault="error")
+    site.after(1)
     assert (demo.servers()[0]["status"], demo.servers()[0]["fault"]["code"]) == ("ERROR", 500)
     site.fault(kind="server", server=server_id, fault="vanish")
     assert demo.servers() == []

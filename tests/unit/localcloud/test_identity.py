@@ -35,10 +35,16 @@ def test_machine_learning_endpoint() -> None:
     assert urls["machine-learning"] == "http://127.0.0.1:9/"
 
 
+@pytest.mark.parametrize(("body", "missing"), [({}, "auth"), ({"auth": {"identity": {"methods": ["totp"]}}}, "totp")])
+def test_malformed_credentials(site: Site, body: dict, missing: str) -> None:
+    answer = site.app.test_client().post("/identity/v3/auth/tokens", json=body)
+    assert answer.status_code == 400
+    assert answer.json["error"]["message"].startswith(f"Expecting to find {missing} in ")
+
+
 @pytest.mark.parametrize("auth", [
     password_auth("demo", "wrong"), password_auth("nobody", "x"), password_auth("demo", PASSWORDS["demo"], "service"),
     {"auth": {"identity": {"methods": ["token"], "token": {"id": "local-made-up"}}}},
-    {"auth": {"identity": {"methods": ["totp"]}}},
 ])
 def test_refused_credentials(site: Site, auth: dict) -> None:
     answer = site.app.test_client().post("/identity/v3/auth/tokens", json=auth)
