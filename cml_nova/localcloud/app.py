@@ -9,7 +9,20 @@ import uuid
 from flask import Flask, Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException
 
-from cml_nova.localcloud import compute, compute_admin, errors, faults, flavors, identity, image, network, neutron, nova, security_groups
+from cml_nova.localcloud import (
+    compute,
+    compute_admin,
+    errors,
+    faults,
+    flavors,
+    floatingips,
+    identity,
+    image,
+    network,
+    neutron,
+    nova,
+    security_groups,
+)
 from cml_nova.localcloud.cloud import Cloud
 from cml_nova.localcloud.faults import SERVICES, HTTPFault
 from cml_nova.localcloud.web import cloud as current_cloud
@@ -27,7 +40,8 @@ def create_app(cloud: Cloud) -> Flask:
     app.url_map.strict_slashes = False
     app.json.sort_keys = False  # type: ignore[attr-defined]
     for module, prefix in ((identity, "/identity"), (compute, "/compute"), (flavors, "/compute"), (compute_admin, "/compute"),
-                           (image, "/image"), (network, "/network"), (security_groups, "/network"), (faults, "")):
+                           (image, "/image"), (network, "/network"), (security_groups, "/network"), (floatingips, "/network"),
+                           (faults, "")):
         app.register_blueprint(module.blueprint, url_prefix=prefix)
     app.before_request(_before)
     app.after_request(_after)

@@ -10,6 +10,7 @@ from typing import Any
 
 from cml_nova.localcloud.accounts import Accounts
 from cml_nova.localcloud.faults import Faults
+from cml_nova.localcloud.floating import FloatingAddresses
 from cml_nova.localcloud.hypervisor import Hypervisor
 from cml_nova.localcloud.images import ImageStore
 from cml_nova.localcloud.networks import Networks
@@ -58,6 +59,7 @@ class Cloud:
         self.quotas = Quotas(self.store)
         self.scheduler = Scheduler(self.store, options.gpus, options.vcpus)
         self.networks = Networks(self.store, clock, self.quotas, options.cidr)
+        self.floating = FloatingAddresses(self.store, self.networks, self.quotas, hypervisor)
         self.settings = Settings(options.boot_time, options.delete_time)
         self.servers = Servers(self.store, clock, self.timers, self.networks, self.scheduler, self.quotas, hypervisor, self.settings)
         self.faults = Faults(self)
@@ -80,6 +82,7 @@ class Cloud:
     def start(self) -> None:
         """Begin to work on what the state says. The hypervisor runs already, without any guest."""
         self.servers.recover()
+        self.floating.recover()
         self.timers.start()
 
     def stop(self) -> None:

@@ -66,8 +66,11 @@ def _addresses(server: Document) -> Document:
     ports = [port for port in map(lambda key: cloud().store.get("port", key), server["port_ids"]) if port]
     if not ports:
         return {}
-    return {NETWORK_NAME: [{"version": 4, "addr": port["fixed_ips"][0]["ip_address"], "OS-EXT-IPS:type": "fixed",
-                            "OS-EXT-IPS-MAC:mac_addr": port["mac_address"]} for port in ports]}
+    floating = {one["port_id"]: one["floating_ip_address"] for one in cloud().store.all("floatingip")}
+    found = [(port, kind, address) for port in ports
+             for kind, address in (("fixed", port["fixed_ips"][0]["ip_address"]), ("floating", floating.get(port["id"]))) if address]
+    return {NETWORK_NAME: [{"version": 4, "addr": address, "OS-EXT-IPS:type": kind, "OS-EXT-IPS-MAC:mac_addr": port["mac_address"]}
+                           for port, kind, address in found]}
 
 
 def _show(server: Document) -> Document:

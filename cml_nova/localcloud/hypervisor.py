@@ -21,6 +21,7 @@ from typing import IO, Any, TypeVar
 
 import asyncssh
 
+from cml_nova.localcloud.forwarding import Forwards
 from cml_nova.localcloud.guest import AddressInUse, Guest, read_user_data
 from cml_nova.localcloud.images import ImageStore
 from cml_nova.localcloud.processes import MARKER, ProcessesRemain, ProcessTable
@@ -101,6 +102,7 @@ class Hypervisor:
         self._on_power_off = on_power_off
         self._log = log or logging.getLogger(__name__)
         self._guests: dict[str, Guest] = {}
+        self._forwards = Forwards(ssh_port)
         self._locks: dict[str, asyncio.Lock] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -200,7 +202,28 @@ class Hypervisor:
         guest = self._guests.get(server_id)
         return bool(guest and guest.on)
 
+    # Floating addresses
+
+    def forward(self, address: str, server_of: Callable[[], str | None]) -> None:
+        """Begin to connect what connects to an address to a guest.
+
+        :param server_of: tells which server's guest, at each connection anew; None for none.
+        :raises AddressInUse: take another address.
+        """
+        def target() -> str | None:
+            guest = self._guests.get(server_of() or "")
+            return guest.address if guest else None
+
+        self._call(self._forwards.add(address, target))
+
+    def unforward(self, address: str) -> None:
+        """End that; what is connected stays so."""
+        self._call(self._unforward(address))
+
     # In the loop's thread
+
+    async def _unforward(self, address: str) -> None:
+        self._forwards.remove(address)
 
     async def _boot(self, guest: Guest, metadata: dict[str, Any]) -> None:
         async with self._lock(guest.server_id):
@@ -232,6 +255,7 @@ class Hypervisor:
             guest.power_off()
         await asyncio.to_thread(self._processes.kill)
         await _all_reaped(self._guests.values())
+        self._forwards.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

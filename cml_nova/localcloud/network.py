@@ -11,11 +11,12 @@ from cml_nova.localcloud.store import Document
 from cml_nova.localcloud.web import body_object, caller, cloud
 
 blueprint = Blueprint("network", __name__)
-_TAGGED = {"networks": "network", "subnets": "subnet", "ports": "port", "security-groups": "security_group"}
+_TAGGED = {"networks": "network", "subnets": "subnet", "ports": "port", "security-groups": "security_group",
+           "floatingips": "floatingip"}
 _EXTENSIONS = ("security-group", "standard-attr-tag", "standard-attr-description", "standard-attr-timestamp",
                "standard-attr-revisions", "stateful-security-group", "filter-validation",
                "quotas", "quota_details", "sorting", "pagination", "project-id",
-               "binding", "port-security", "availability_zone", "network_availability_zone", "external-net",
+               "binding", "port-security", "availability_zone", "network_availability_zone", "external-net", "router",
                "security-groups-remote-address-group")
 
 
@@ -115,6 +116,9 @@ def add_port() -> tuple[Response, int]:
                 "device_id")
     with cloud().store:
         project = owner(body)
+        network = cloud().store.get("network", str(body.get("network_id")))
+        if network and network["router:external"] and not caller().is_admin:
+            raise errors.forbidden(f"Tenant {project} not allowed to create port on this network", "HTTPForbidden")
         groups = _groups(body.get("security_groups")) or [cloud().networks.default_group(project)["id"]]
         ports = cloud().networks.add_ports(project, str(body.get("network_id")), groups, [""], name=str(body.get("name") or ""))
         made = change("port", ports[0], description=body.get("description") or "", device_id=body.get("device_id") or "")
@@ -147,7 +151,7 @@ def delete_port(key: str) -> tuple[str, int]:
         server = store.get("server", found["device_id"])
         if server:
             store.update("server", server["id"], port_ids=[kept for kept in server["port_ids"] if kept != key])
-        store.remove("port", key)
+        cloud().networks.remove_port(key)
     return "", 204
 
 

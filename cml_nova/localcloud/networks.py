@@ -1,10 +1,11 @@
-"""Neutron's state: the shared network, ports, and security groups with their rules."""
+"""Neutron's state: the networks, ports, and security groups with their rules."""
 
 from __future__ import annotations
 
 import ipaddress
 import secrets
 import uuid
+from collections.abc import Iterator
 
 from cml_nova.localcloud import errors
 from cml_nova.localcloud.scheduler import Quotas
@@ -12,14 +13,14 @@ from cml_nova.localcloud.store import Document, Store
 from cml_nova.localcloud.timers import Clock
 from cml_nova.localcloud.times import iso
 
-NETWORK_NAME = "local-net"
+NETWORK_NAME, EXTERNAL_NAME = "local-net", "local-external"
 PROTOCOLS = ("ah", "dccp", "egp", "esp", "gre", "icmp", "icmpv6", "igmp", "ip", "ipip", "ipv6-icmp", "ospf", "rsvp", "sctp", "tcp", "udp",
              "udplite", "vrrp")
 RULE_KEYS = ("direction", "ethertype", "protocol", "port_range_min", "port_range_max", "remote_ip_prefix", "remote_group_id")
 
 
 class Networks:
-    """The one network that all projects share, and what is attached to it.
+    """The network that all projects share, what is attached to it, and the external network.
 
     :param cidr: addresses of the network; loopback ones, since servers are processes on this machine.
     """
@@ -29,33 +30,50 @@ class Networks:
         self._clock = clock
         self._quotas = quotas
         self.cidr = ipaddress.IPv4Network(cidr)
+        # The last eighth is the external network's.
+        self._fixed_end = self.cidr.num_addresses * 7 // 8
         # Clouds that run beside each other share the addresses of the machine: each begins somewhere else.
         self._last = secrets.randbelow(self.cidr.num_addresses)
 
     def bootstrap(self, admin_project: str) -> None:
-        """Make the network and its subnet, or change the subnet if the cloud had other addresses before."""
+        """Make the networks and their subnets, or change the subnets if the cloud had other addresses before."""
+        self._bootstrap_network(admin_project, NETWORK_NAME, "local-subnet", self.cidr[2], self.cidr[self._fixed_end - 1], external=False)
+        self._bootstrap_network(admin_project, EXTERNAL_NAME, "local-external-subnet", self.cidr[self._fixed_end], self.cidr[-2],
+                                external=True)
+
+    def _bootstrap_network(self, project: str, name: str, subnet_name: str, start: object, end: object, external: bool) -> None:
         with self._store as store:
-            network = next(iter(store.find("network", name=NETWORK_NAME)), None)
-            if network and store.find("subnet", network_id=network["id"], cidr=str(self.cidr)):
+            network = next(iter(store.find("network", name=name)), None)
+            pools = [{"start": str(start), "end": str(end)}]
+            if network and store.find("subnet", network_id=network["id"], allocation_pools=pools):
                 return
             network_id = network["id"] if network else str(uuid.uuid4())
             subnets = store.find("subnet", network_id=network_id)
             subnet_id = subnets[0]["id"] if subnets else str(uuid.uuid4())
-            store.put("subnet", {**self._standard(subnet_id, admin_project, "local-subnet"), "network_id": network_id,
-                                 "cidr": str(self.cidr), "ip_version": 4, "enable_dhcp": True, "gateway_ip": str(self.cidr[1]),
-                                 "allocation_pools": [{"start": str(self.cidr[2]), "end": str(self.cidr[-2])}],
-                                 "dns_nameservers": [], "host_routes": [], "ipv6_address_mode": None, "ipv6_ra_mode": None,
-                                 "subnetpool_id": None, "service_types": []})
-            store.put("network", {**self._standard(network_id, admin_project, NETWORK_NAME), "status": "ACTIVE", "shared": True,
-                                  "admin_state_up": True, "subnets": [subnet_id], "router:external": False, "is_default": False,
+            store.put("subnet", {**self.standard(project, subnet_name, key=subnet_id), "network_id": network_id,
+                                 "cidr": str(self.cidr), "ip_version": 4, "enable_dhcp": not external, "gateway_ip": str(self.cidr[1]),
+                                 "allocation_pools": pools, "dns_nameservers": [], "host_routes": [], "ipv6_address_mode": None,
+                                 "ipv6_ra_mode": None, "subnetpool_id": None, "service_types": []})
+            store.put("network", {**self.standard(project, name, key=network_id), "status": "ACTIVE", "shared": not external,
+                                  "admin_state_up": True, "subnets": [subnet_id], "router:external": external, "is_default": False,
                                   "mtu": 65536, "port_security_enabled": True, "availability_zones": ["nova"],
                                   "availability_zone_hints": [], "ipv4_address_scope": None, "ipv6_address_scope": None,
                                   "provider:network_type": "local", "provider:physical_network": None,
                                   "provider:segmentation_id": None, "qos_policy_id": None})
 
-    def _standard(self, key: str, project_id: str, name: str, description: str = "") -> Document:
+    def floating_pool(self) -> Iterator[str]:
+        """Give the addresses of the external network, from a random one on round."""
+        size = self.cidr.num_addresses - 1 - self._fixed_end
+        start = secrets.randbelow(size)
+        for place in range(size):
+            address = self.cidr[self._fixed_end + (start + place) % size]
+            if address.packed[3] not in (0, 255):
+                yield str(address)
+
+    def standard(self, project_id: str, name: str, description: str = "", key: str = "") -> Document:
+        """Give what every resource of Neutron has; a new id unless one is given."""
         now = iso(self._clock())
-        return {"id": key, "name": name, "description": description, "project_id": project_id, "tenant_id": project_id,
+        return {"id": key or str(uuid.uuid4()), "name": name, "description": description, "project_id": project_id, "tenant_id": project_id,
                 "tags": [], "created_at": now, "updated_at": now, "revision_number": 1}
 
     # Ports
@@ -75,7 +93,7 @@ class Networks:
             address = self._free_address(used)
             used.add(address)
             made.append(self._store.put("port", {
-                **self._standard(str(uuid.uuid4()), project_id, name), "network_id": network_id, "status": "DOWN", "admin_state_up": True,
+                **self.standard(project_id, name), "network_id": network_id, "status": "DOWN", "admin_state_up": True,
                 "mac_address": "fa:16:3e:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(3)),
                 "fixed_ips": [{"subnet_id": network["subnets"][0], "ip_address": address}],
                 "device_id": device_id, "device_owner": "compute:nova" if device_id else "", "security_groups": groups,
@@ -91,7 +109,7 @@ class Networks:
         for _ in range(self.cidr.num_addresses):
             self._last = (self._last + 1) % self.cidr.num_addresses
             address = self.cidr[self._last]
-            if 2 <= self._last < self.cidr.num_addresses - 1 and address.packed[3] not in (0, 255) and str(address) not in used:
+            if 2 <= self._last < self._fixed_end and address.packed[3] not in (0, 255) and str(address) not in used:
                 return str(address)
         raise errors.conflict(f"No more IP addresses available on network {NETWORK_NAME}.", "IpAddressGenerationFailure")
 
@@ -102,6 +120,12 @@ class Networks:
             raise errors.not_found(f"Port {port_id} could not be found.", "PortNotFound")
         address = self._free_address(self._used_addresses())
         return self._store.update("port", port_id, fixed_ips=[{**port["fixed_ips"][0], "ip_address": address}])
+
+    def remove_port(self, port_id: str) -> None:
+        """Remove a port; its floating address, if it has one, stays and stands for none."""
+        for floating in self._store.find("floatingip", port_id=port_id):
+            self._store.update("floatingip", floating["id"], port_id=None, fixed_ip_address=None, status="DOWN")
+        self._store.remove("port", port_id)
 
     # Security groups
 
@@ -127,7 +151,7 @@ class Networks:
         return self._add_group(project_id, name, description, stateful)
 
     def _add_group(self, project_id: str, name: str, description: str, stateful: bool = True) -> Document:
-        group = self._store.put("security_group", {**self._standard(str(uuid.uuid4()), project_id, name, description),
+        group = self._store.put("security_group", {**self.standard(project_id, name, description),
                                                    "stateful": stateful, "shared": False})
         for version in ("IPv4", "IPv6"):
             self._add_rule(group, {"direction": "egress", "ethertype": version})
@@ -167,7 +191,7 @@ class Networks:
         same = self._store.find("security_group_rule", security_group_id=group["id"], **values)
         if same:
             raise errors.conflict(f"Security group rule already exists. Rule id is {same[0]['id']}.", "SecurityGroupRuleExists")
-        standard = self._standard(str(uuid.uuid4()), group["project_id"], "", wanted.get("description") or "")
+        standard = self.standard(group["project_id"], "", wanted.get("description") or "")
         del standard["name"], standard["tags"]
         return self._store.put("security_group_rule", {**standard, **values, "security_group_id": group["id"],
                                                        "remote_address_group_id": None, "normalized_cidr": values["remote_ip_prefix"],

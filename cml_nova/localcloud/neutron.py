@@ -12,6 +12,7 @@ from cml_nova.localcloud.times import iso
 from cml_nova.localcloud.web import authenticate, by_tags, caller, cloud, may_read, may_write, page
 
 _LIST_PARAMETERS = {"fields", "limit", "marker", "page_reverse", "sort_key", "sort_dir", "tags", "tags-any", "not-tags", "not-tags-any"}
+_KINDS = {"floatingip": "FloatingIP"}  # in names of errors, where it is not the kind in capitals
 SHARED = ("network", "subnet")  # everyone sees these; only an admin changes them
 
 
@@ -61,9 +62,10 @@ def find(kind: str, key: str) -> Document:
     found = cloud().store.get(kind, key)
     if found is None or not (kind in SHARED or caller().is_admin or found["project_id"] == caller().project_id):
         text = {"network": f"Network {key} could not be found.", "subnet": f"Subnet {key} could not be found.",
-                "port": f"Port {key} could not be found.", "security_group": f"Security group {key} does not exist",
+                "port": f"Port {key} could not be found.", "floatingip": f"Floating IP {key} could not be found",
+                "security_group": f"Security group {key} does not exist",
                 "security_group_rule": f"Security group rule {key} does not exist"}[kind]
-        raise errors.not_found(text, "".join(part.title() for part in kind.split("_")) + "NotFound")
+        raise errors.not_found(text, _KINDS.get(kind, "".join(part.title() for part in kind.split("_"))) + "NotFound")
     return found
 
 

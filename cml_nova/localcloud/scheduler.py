@@ -69,7 +69,7 @@ class Quotas:
         """Give what the project uses, for the resources that count."""
         servers = self._store.find("server", project_id=project_id)
         counts = {kind: len(self._store.find(kind, project_id=project_id))
-                  for kind in ("network", "port", "security_group", "security_group_rule")}
+                  for kind in ("network", "port", "floatingip", "security_group", "security_group_rule")}
         return {**dict.fromkeys((*QUOTA, *NETWORK_QUOTA), 0), **counts, "instances": len(servers),
                 "cores": sum(server["flavor"]["vcpus"] for server in servers),
                 "ram": sum(server["flavor"]["ram"] for server in servers)}

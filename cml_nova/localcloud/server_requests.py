@@ -134,7 +134,7 @@ def _networks(body: Document) -> list[str]:
     wanted = body.get("networks", "auto")
     known = [network["id"] for network in cloud().store.all("network")]
     if wanted == "auto" or wanted == []:
-        return known[:1]
+        return [key for key in known if not (cloud().store.get("network", key) or {}).get("router:external")][:1]
     if not isinstance(wanted, list) or not all(isinstance(network, dict) for network in wanted):
         raise _invalid("networks", wanted, f"{wanted!r} is not valid under any of the given schemas")
     for network in wanted:

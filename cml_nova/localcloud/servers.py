@@ -97,10 +97,14 @@ class Servers:
             for index in range(request.count):
                 suffix = f"-{index + 1}" if request.count > 1 else ""
                 created.append(self._store.put("server", self._new(request, request.name + suffix, reservation, index)))
-            if placed:
+            external = any((self._store.get("network", key) or {}).get("router:external") for key in request.networks)
+            if placed and not external:
                 created = self._place(request, created)
             for server in created:
-                if placed:
+                if external:
+                    self._to_error(server["id"], f"Build of instance {server['id']} aborted: Failed to allocate the network(s), not "
+                                                 "rescheduling.")
+                elif placed:
                     self._schedule_boot(server["id"])
                 else:
                     self._to_error(server["id"], NO_VALID_HOST)
@@ -211,7 +215,7 @@ class Servers:
                 if server is None:
                     return
                 for port in server["port_ids"]:
-                    store.remove("port", port)
+                    self._networks.remove_port(port)
                 store.remove("server", server_id)
                 now = self._clock()
                 # What changes-since shows for a while; tags and addresses are gone, as in Nova.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ class FakeHypervisor:
     taken: list[str | None] = field(default_factory=list)
     faults: list[tuple[str, str]] = field(default_factory=list)
     broken: bool = False
+    forwards: dict[str, Callable[[], str | None]] = field(default_factory=dict)
+    no_addresses: bool = False
 
     def boot(self, server_id: str, address: str, image: str, user_data: bytes | None, hostname: str,
              metadata: dict[str, str]) -> None:
@@ -46,6 +49,14 @@ class FakeHypervisor:
         if self.broken:
             raise HypervisorError("no such environment")
         self.guests[server_id] = {"address": address, "image": image, "user_data": user_data, "hostname": hostname, "metadata": metadata}
+
+    def forward(self, address: str, server_of: Callable[[], str | None]) -> None:
+        if address in self.forwards or self.no_addresses:
+            raise AddressInUse(address)
+        self.forwards[address] = server_of
+
+    def unforward(self, address: str) -> None:
+        del self.forwards[address]
 
     def destroy(self, server_id: str) -> None:
         self.guests.pop(server_id, None)

@@ -18,7 +18,7 @@ def test_the_shared_network(site: Site, demo: Client) -> None:
     assert network["shared"] is True
     subnet = demo.get(f"network/v2.0/subnets/{network['subnets'][0]}")["subnet"]
     assert subnet["cidr"] == "127.64.0.0/16"
-    assert site.client("local-other").get("network/v2.0/networks")["networks"] == [network]
+    assert site.client("local-other").get("network/v2.0/networks?shared=true")["networks"] == [network]
 
 
 def test_a_server_has_a_port_in_its_groups(site: Site, demo: Client) -> None:
