@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from tests.harness.client import Client
 from tests.harness.cloud import LocalCloud
+from tests.harness.reports import pytest_runtest_makereport  # noqa: F401 -- a hook
 from tests.harness.stack import Stack, make_stack
 from tests.harness.training import Gate
 
@@ -54,14 +54,3 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     others = [item for item in items if "session_stack" not in getattr(item, "fixturenames", ())]
     config.hook.pytest_deselected(items=others)
     items[:] = [item for item in items if item not in others]
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
-    """Show the ends of the daemons' logs with a test that failed."""
-    report = yield
-    stack = getattr(item, "funcargs", {}).get("session_stack")
-    if report.failed and stack is not None:
-        for name, text in stack.logs().items():
-            report.sections.append((f"end of the log of {name}", text))
-    return report

@@ -76,17 +76,18 @@ class RealCloud(Cloud):
 
     :param endpoint: URL of the service, which is registered in the cloud's catalog.
     :param directory: where the service's account is written to.
+    :param account: names of its user, and of the project that owns the nodes.
     """
 
     pace = Pace(patience=4, interval=0.5)
 
-    def __init__(self, settings: Settings, endpoint: str, directory: Path) -> None:
+    def __init__(self, settings: Settings, endpoint: str, directory: Path, account: tuple[str, str] = (_USER, _PROJECT)) -> None:
         self.settings = settings
         self.users = (settings.user_cloud, settings.other_cloud, settings.admin_cloud)
         self.admin: sdk_connection.Connection = openstack.connect(cloud=settings.admin_cloud, compute_default_microversion="2.90")
         self._connections = {settings.admin_cloud: self.admin}
         self.endpoint = endpoint
-        self._account = register(settings, self._registered() if settings.keep_endpoint else endpoint, directory)
+        self._account = register(settings, self._registered() if settings.keep_endpoint else endpoint, directory, account)
         account = self._account["cloud"]
         self.service_user = self.admin.identity.find_user(account["username"], ignore_missing=False)
         self.nodes_project = self.admin.identity.find_project(account["project_name"], ignore_missing=False)
@@ -201,7 +202,8 @@ class RealCloud(Cloud):
         return _requests(Path(self.settings.cloud_logs) / "nova-api.log", self.service_user.id)
 
 
-def register(settings: Settings, endpoint: str, directory: Path, *, network: Sequence[str] = ()) -> dict[str, dict[str, str]]:
+def register(settings: Settings, endpoint: str, directory: Path, account: tuple[str, str] = (_USER, _PROJECT), *,
+             network: Sequence[str] = ()) -> dict[str, dict[str, str]]:
     """Make the service's account and endpoint by the operator's tool; give the options that it writes.
 
     :param directory: where the account's password is kept.
@@ -210,7 +212,7 @@ def register(settings: Settings, endpoint: str, directory: Path, *, network: Seq
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "account.conf"
     command = [
-        sys.executable, str(_REPOSITORY / "tools" / "lib" / "register_service.py"), "--user", _USER, "--project", _PROJECT,
+        sys.executable, str(_REPOSITORY / "tools" / "lib" / "register_service.py"), "--user", account[0], "--project", account[1],
         "--password-file", str(directory / "password"), "--set-password", "--endpoint", endpoint, "--replace-endpoints",
         *(network or ("--network", settings.network)), "--write-config", str(path)]
     env = {**os.environ, "OS_CLOUD": settings.admin_cloud}

@@ -72,7 +72,7 @@ class Recorder:
             def do_GET(self) -> None:
                 recorder._pass_on(self)
 
-            do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_GET
+            do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_GET  # noqa: N815
 
             def log_message(self, *_: object) -> None:
                 pass

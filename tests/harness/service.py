@@ -66,7 +66,7 @@ class Service(abc.ABC):
             daemon.check()
         try:
             return requests.get(self.url + "/", timeout=5).status_code in (200, 300)
-        except requests.ConnectionError:
+        except (requests.ConnectionError, requests.Timeout):  # it may take connections before it can answer
             return False
 
     def _config(self, cloud: Cloud, port: int, transport_url: str, database_url: str, options: Options) -> None:

@@ -17,7 +17,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,37 +35,55 @@ _SEARCH = "/usr/lib/rabbitmq/bin:/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/b
 
 @dataclass
 class Private:
-    """A private server: its URL, and what has to be stopped and removed."""
+    """A private server: its URL, what has to be stopped and removed, and how its main process is started again."""
 
     url: str
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     directory: Path | None = None
+    launch: Callable[[], None] | None = None
 
     def stop(self, stop_signal: int = signal.SIGTERM) -> None:
         for process in reversed(self.processes):
             process.send_signal(stop_signal)
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            _end(process)
         if self.directory:
             shutil.rmtree(self.directory, ignore_errors=True)
 
+    def restart(self, pause: float = 0.0) -> None:
+        """Stop the main process and start it again with its data.
+
+        :param pause: seconds for which it is away at least.
+        """
+        assert self.launch is not None, "this server can't be started again"
+        process = self.processes.pop()
+        process.terminate()
+        _end(process)
+        time.sleep(pause)
+        self.launch()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
 
 @contextlib.contextmanager
-def all_servers(log_dir: Path) -> Iterator[dict[str, str]]:
-    """Give the URL of each server in ``SERVERS``: from the environment where it is set, else of a private one just started.
+def all_servers(log_dir: Path, wanted: Sequence[str] = tuple(SERVERS)) -> Iterator[dict[str, str]]:
+    """Give the URL of each server: from the environment where it is set, else of a private one just started.
 
+    :param wanted: keys of ``SERVERS``.
     :raises BootstrapError: a server can't be installed or does not start.
     """
-    missing = [variable for variable in SERVERS if not os.environ.get(variable)]
+    missing = [variable for variable in wanted if not os.environ.get(variable)]
     starters: dict[str, Callable[[Path], Private]] = {
         "CML_TEST_RABBIT_URL": start_rabbitmq, "CML_TEST_MYSQL_URL": start_mariadb, "CML_TEST_POSTGRES_URL": start_postgresql,
     }
-    _install([variable for variable in missing if not _installed(variable)], log_dir)
+    install(missing, log_dir)
     with contextlib.ExitStack() as stack:
-        urls = {variable: os.environ[variable] for variable in SERVERS if variable not in missing}
+        urls = {variable: os.environ[variable] for variable in wanted if variable not in missing}
         for variable in missing:
             began = time.monotonic()
             server = starters[variable](log_dir)
@@ -98,9 +116,14 @@ def start_rabbitmq(log_dir: Path) -> Private:
     log = log_dir / "rabbitmq.log"
     with _stopped_on_error(server):
         server.processes.append(_spawn([_program("epmd"), "-address", "127.0.0.1", "-port", str(epmd_port)], log, env=env))
-        server.processes.append(_spawn([_program("rabbitmq-server")], log, env=env))
-        # The broker greets with the AMQP protocol header when the client's is wrong, so this tells more than an open port.
-        _await(server, log, lambda: _answers(port, b"AMQP????", b"AMQP"))
+
+        def launch() -> None:
+            server.processes.append(_spawn([_program("rabbitmq-server")], log, env=env))
+            # The broker greets with the AMQP protocol header when the client's is wrong, so this tells more than an open port.
+            _await(server, log, lambda: _answers(port, b"AMQP????", b"AMQP"))
+
+        server.launch = launch
+        launch()
     return server
 
 
@@ -155,8 +178,9 @@ def _installed(variable: str) -> bool:
     return _find(program) is not None
 
 
-def _install(variables: list[str], log_dir: Path) -> None:
-    """Install the packages of missing servers, with a policy that keeps maintainer scripts from starting daemons."""
+def install(wanted: Sequence[str], log_dir: Path) -> None:
+    """Install the packages of servers that are missing, with a policy that keeps maintainer scripts from starting daemons."""
+    variables = [variable for variable in wanted if not _installed(variable)]
     if not variables:
         return
     packages = [SERVERS[variable][1] for variable in variables]
