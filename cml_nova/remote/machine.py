@@ -110,7 +110,8 @@ class Machine:
     """One SSH connection with one runner on it. Methods may be called from several threads.
 
     Every method raises RemoteError when the path is lost, and NodeCommandFailed (a RemoteError) when the node refuses or fails.
-    After a loss call ``connect`` again: processes and logs on the node do not mind.
+    After a loss call ``connect`` again: processes and logs on the node do not mind. ``startup`` is how many seconds the runner took
+    from the login to its greeting.
     """
 
     def __init__(self, access: Access, root: str = ".cml", options: Options | None = None) -> None:
@@ -118,6 +119,7 @@ class Machine:
         self.root = root
         self.options = options or Options()
         self.hello: Hello | None = None
+        self.startup = 0.0
         self._session: Session | None = None
         self._connecting = threading.Lock()
         self._closes = 0
@@ -138,6 +140,7 @@ class Machine:
                 return self.hello
             deadline, closes = time.monotonic() + timeout, self._closes
             transport = self._transport(deadline)
+            logged_in = time.monotonic()
             try:
                 channel = transport.open_session(timeout=deadline_left(deadline))
                 channel.settimeout(max(0.1, deadline_left(deadline)))
@@ -146,6 +149,7 @@ class Machine:
                 options = {"max_log": self.options.max_log_bytes, "sample_interval": self.options.sample_interval,
                            "power_off_after": self.options.power_off_after}
                 self.hello = session.open(self.root, options, max(0.1, deadline_left(deadline)))
+                self.startup = time.monotonic() - logged_in
             except (paramiko.SSHException, OSError, EOFError) as error:
                 transport.close()
                 raise exception.RemoteError(f"{self.access.address}: the runner can't be started: {_say(error)}.") from error

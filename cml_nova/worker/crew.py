@@ -57,8 +57,12 @@ class Crew:
         pause, refused_since, patience = _PAUSE_MIN, None, self._work.conf.remote.connect_timeout
         while not self._closed.is_set() and self._is_current(rank, machine):
             began = time.monotonic()
+            known = machine.connected
             try:
                 machine.connect(patience)
+                if not known:
+                    LOG.debug("Job %s: node %d at %s is connected; its runner was up %.2f s after the login",
+                              self._work.job.id, rank, address, machine.startup)
                 return machine
             except exception.HostKeyRefused:
                 refused_since = refused_since or time.monotonic()

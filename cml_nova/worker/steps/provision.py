@@ -112,6 +112,7 @@ def _create(work: Work, pool: int, flavor_id: str, count: int, group_id: str) ->
     work.lease.check()
     # Noted before the effect: a worker that dies in the request can't tell any more that servers may yet appear.
     _note_unsettled(work, work.conf.cloud.request_timeout + work.conf.cloud.settle_time)
+    LOG.debug("Job %s asks for %d servers of pool %d", job.id, count, pool)
     try:
         fleet.create(
             job_id=job.id, generation=job.generation, pool=pool, name=_server_name(job.name, job.id, pool), count=count,
@@ -134,6 +135,7 @@ def _create(work: Work, pool: int, flavor_id: str, count: int, group_id: str) ->
     except exception.CloudError:
         _note_unsettled(work, work.conf.cloud.settle_time)
         raise
+    LOG.debug("Job %s has asked for %d servers of pool %d", job.id, count, pool)
     _note_unsettled(work, 0)
 
 
