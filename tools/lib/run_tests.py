@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 import bootstrap
+import realcloud
 import servers
 
 IMAGES = ("tensorflow", "mxnet")
@@ -28,40 +29,62 @@ class Parts:
 
     def __init__(self, env: Mapping[str, str]) -> None:
         self._env = env
-        self._results: list[tuple[str, float, int]] = []
+        self._results: list[tuple[str, float, str]] = []
 
-    def run(self, name: str, command: list[str], env: Mapping[str, str] | None = None, fine: tuple[int, ...] = (0,)) -> bool:
+    def run(self, name: str, command: list[str], env: Mapping[str, str] | None = None, fine: tuple[int, ...] = (0,),
+            limit: float | None = None) -> bool:
+        """Run a part to its end.
+
+        :param fine: exit codes of a part that went well.
+        :param limit: seconds after which it is ended, and has failed.
+        """
         print(f"\n=== {name}: {' '.join(Path(part).name if i == 0 else part for i, part in enumerate(command))}", flush=True)
         began = time.monotonic()
-        code = subprocess.call(command, env={**self._env, **(env or {})}, cwd=bootstrap.REPOSITORY)
+        code = _call(command, {**self._env, **(env or {})}, limit)
         seconds = time.monotonic() - began
-        good = code in fine
-        self._results.append((name, seconds, 0 if good else code))
-        print(f"=== {name}: {'ok' if good else f'FAILED (code {code})'} after {seconds:.1f} s", flush=True)
-        return good
+        word = "ok" if code in fine else "FAILED"
+        self._results.append((name, seconds, word))
+        print(f"=== {name}: {word if code in fine else f'FAILED (code {code})'} after {seconds:.1f} s", flush=True)
+        return code in fine
 
     def fail(self, name: str, reason: str) -> None:
         print(f"\n=== {name}: FAILED: {reason}", flush=True)
-        self._results.append((name, 0.0, 1))
+        self._results.append((name, 0.0, "FAILED"))
+
+    def leave_out(self, name: str, reason: str) -> None:
+        """Note a part that is not run here, for all to see."""
+        print(f"\n=== {name}: NOT RUN: {reason}", flush=True)
+        self._results.append((f"{name}: {reason}", 0.0, "NOT RUN"))
 
     def close(self) -> int:
         """Print the table of parts; give the exit code of the whole."""
         print("\n=== all parts")
-        for name, seconds, code in self._results:
-            print(f"{seconds:8.1f} s  {'ok' if code == 0 else 'FAILED':6}  {name}")
+        for name, seconds, word in self._results:
+            print(f"{seconds:8.1f} s  {word:7}  {name}")
         print(f"{sum(seconds for _, seconds, _ in self._results):8.1f} s  in all", flush=True)
-        return 1 if any(code for _, _, code in self._results) else 0
+        return 1 if any(word == "FAILED" for _, _, word in self._results) else 0
+
+
+def _call(command: list[str], env: Mapping[str, str], limit: float | None) -> int:
+    """Run a command; one that does not end in time is told to, and then made to."""
+    process = subprocess.Popen(command, env=env, cwd=bootstrap.REPOSITORY)
+    try:
+        return process.wait(limit)
+    except subprocess.TimeoutExpired:
+        print(f"=== not over after {limit:.0f} s", flush=True)
+        process.send_signal(signal.SIGINT)  # pytest closes its fixtures then
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(120)
+        return 124
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="tools/run-tests", usage="%(prog)s [services] [--state-dir DIR] [--servers-only] [options of pytest]", allow_abbrev=False,
-        description="Run the checks and tests; with 'services' also the tests that need RabbitMQ, MariaDB and PostgreSQL, and the "
-                    "functional suite over them. Other options are passed on to pytest.")
-    parser.add_argument("--state-dir", type=Path, default=bootstrap.default_state_dir(), help="where the environment and images are kept")
-    parser.add_argument("--servers-only", action="store_true", help="only start the servers of the services tests and print their URLs")
-    with_services = argv[:1] == ["services"]
-    options, pytest_args = parser.parse_known_args(argv[1:] if with_services else argv)
+    mode = argv[0] if argv[:1] in (["services"], ["realcloud"]) else ""
+    options, pytest_args = _parser().parse_known_args(argv[1:] if mode else argv)
     state_dir = options.state_dir.resolve()
     log_dir = state_dir / "logs"
     log_dir.mkdir(parents=True, exist_ok=True)
@@ -71,6 +94,33 @@ def main(argv: list[str]) -> int:
     parts = Parts({**venv.environ(), "CML_TEST_STATE_DIR": str(state_dir), "CML_TEST_IMAGES_DIR": str(state_dir / "images")})
     pytest = [str(venv.python), "-m", "pytest", "--durations=10", *pytest_args]
     fine = (0, _NOTHING_SELECTED) if pytest_args else (0,)
+    harness = options.cloud_harness.resolve() if options.cloud_harness else None
+    if mode != "realcloud":
+        run_here(parts, venv, pytest, fine, state_dir, with_services=mode == "services")
+    if mode == "realcloud" or harness:
+        realcloud.run(parts, venv, pytest, fine, harness, state_dir)
+    elif mode == "services":
+        parts.leave_out("realcloud", "THE TESTS ON A REAL OPENSTACK: no --cloud-harness; see tools/run-tests realcloud")
+    return parts.close()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tools/run-tests", usage="%(prog)s [services | realcloud] [--cloud-harness DIR] [--state-dir DIR] [--servers-only] "
+        "[options of pytest]", allow_abbrev=False,
+        description="Run the checks and tests; with 'services' also the tests that need RabbitMQ, MariaDB and PostgreSQL, and the "
+                    "functional suite over them. With 'realcloud' run the tests that need a real OpenStack, and only those. Other options "
+                    "are passed on to pytest.")
+    parser.add_argument("--state-dir", type=Path, default=bootstrap.default_state_dir(), help="where the environment and images are kept")
+    parser.add_argument("--servers-only", action="store_true", help="only start the servers of the services tests and print their URLs")
+    parser.add_argument("--cloud-harness", type=Path, metavar="DIR",
+                        help="has programs that bring an OpenStack up on this machine (up, status, inject, down); without it the tests on "
+                             "a real cloud use the one that the environment names, see tests/realcloud/conftest.py")
+    return parser
+
+
+def run_here(parts: Parts, venv: bootstrap.Venv, pytest: list[str], fine: tuple[int, ...], state_dir: Path, *, with_services: bool) -> None:
+    """Run the checks, and the tests that make do with the local cloud."""
     parts.run("ruff", [venv.command("ruff"), "check", "."])
     parts.run("mypy", [venv.command("mypy")])
     parts.run("unit", [*pytest, "tests/unit"], fine=fine)
@@ -78,8 +128,7 @@ def main(argv: list[str]) -> int:
         parts.run("functional", [*pytest, "tests/functional"], fine=fine)
         parts.run("contract", [*pytest, "tests/contract"], fine=fine)
         if with_services:
-            run_services(parts, pytest, fine, log_dir)
-    return parts.close()
+            run_services(parts, pytest, fine, state_dir / "logs")
 
 
 def run_services(parts: Parts, pytest: list[str], fine: tuple[int, ...], log_dir: Path) -> None:
