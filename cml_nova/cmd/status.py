@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import ssl
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import kombu
 import oslo_messaging as messaging
 from oslo_config import cfg
 from oslo_db import exception as db_exception
 from oslo_upgradecheck import upgradecheck
 from sqlalchemy import exc as sa_exception
+from sqlalchemy import select
 from stevedore import exception as stevedore_exception
 
 from cml_nova import conf as cml_conf
-from cml_nova import policy
+from cml_nova import exception, policy, rpc
+from cml_nova.cmd.status_cloud import CloudChecks
 from cml_nova.conf import cloud
 from cml_nova.db import migration
 from cml_nova.db.engine import Database
+from cml_nova.db.models import Job
 from cml_nova.secrets import Vault
 from cml_nova.storage import get_storage
 
+#: most jobs whose sealed secrets are tried
+_SEALED = 100
+_BUS_TIMEOUT = 5
 _SUCCESS, _WARNING, _FAILURE = upgradecheck.Code.SUCCESS, upgradecheck.Code.WARNING, upgradecheck.Code.FAILURE
 
 
@@ -29,34 +38,90 @@ class Checks(upgradecheck.UpgradeCommands):
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         super().__init__()
         self._conf = conf
+        self.cloud = CloudChecks(conf)
 
     def configuration(self) -> upgradecheck.Result:
-        """Tokens are checked, and the service knows its own account on the cloud."""
+        """Tokens are checked, the service knows its own account on the cloud, and nobody else reads the passwords."""
         if self._conf.api.auth_strategy != "keystone":
             return upgradecheck.Result(_FAILURE, "[api] auth_strategy is not keystone: anybody may do anything")
         cloud.register_auth_opts(self._conf)
         if not self._conf.cloud.cloud and not self._conf.cloud.auth_type:
-            return upgradecheck.Result(_FAILURE, "[cloud] names no account: it has neither cloud nor auth_type")
+            return upgradecheck.Result(_FAILURE, "[cloud] names no account: it has neither cloud nor auth_type; tools/register-service "
+                                                 "writes it")
+        open_files = [str(path) for path in self._files() if path.stat().st_mode & 0o007]
+        if open_files:
+            return upgradecheck.Result(_FAILURE, f"everybody may use files with passwords in them: chmod o= {' '.join(open_files)}")
+        if self._conf.cloud.ssh_source_cidr in ("0.0.0.0/0", "::/0"):
+            return upgradecheck.Result(_WARNING, "[cloud] ssh_source_cidr lets everybody try SSH on the nodes: set it to where the workers "
+                                                 "connect from")
         return upgradecheck.Result(_SUCCESS)
 
+    def _files(self) -> list[Path]:
+        """The files that the configuration was read from."""
+        directories = [Path(name) for name in self._conf.config_dir or ()]
+        return [Path(name) for name in self._conf.config_file or ()] + [path for entry in directories for path in entry.glob("*.conf")]
+
     def message_bus(self) -> upgradecheck.Result:
-        """The transport is one that reaches other processes."""
+        """The bus is one that other processes reach, and it lets us in."""
         try:
             url = messaging.TransportURL.parse(self._conf)
-        except messaging.InvalidTransportURL as error:
+            rpc.get_transport(self._conf)  # registers the driver's options
+        except (messaging.InvalidTransportURL, messaging.DriverLoadFailure) as error:
             return upgradecheck.Result(_FAILURE, f"transport_url: {error}")
         if url.transport == "fake":
             return upgradecheck.Result(_WARNING, "transport_url is fake:/, which works within cml-nova-standalone only")
+        if url.transport not in ("rabbit", "kombu"):
+            return upgradecheck.Result(_SUCCESS, f"{url.transport}: not tried")
+        errors = [text for host in url.hosts if (text := self._bus_error(host, url.virtual_host))]
+        if errors:
+            return upgradecheck.Result(_WARNING if len(errors) < len(url.hosts) else _FAILURE, f"transport_url: {'; '.join(errors)}")
         return upgradecheck.Result(_SUCCESS)
 
-    def database(self) -> upgradecheck.Result:
-        """The schema is this release's."""
+    def _bus_error(self, host: messaging.TransportHost, virtual_host: str | None) -> str | None:
+        """Log in to a broker; tell what goes wrong."""
+        options = self._conf.oslo_messaging_rabbit
+        tls = {"ca_certs": options.ssl_ca_file or None, "certfile": options.ssl_cert_file or None,
+               "keyfile": options.ssl_key_file or None, "cert_reqs": ssl.CERT_REQUIRED if options.ssl_ca_file else ssl.CERT_NONE}
+        connection = kombu.Connection(
+            hostname=host.hostname, port=host.port or 5672, userid=host.username, password=host.password,
+            virtual_host=virtual_host or "/", ssl=tls if options.ssl else False, connect_timeout=_BUS_TIMEOUT)
         try:
-            current, latest = migration.version(Database(self._conf)), migration.latest()
+            connection.connect()
+        except rpc.BUS_ERRORS as error:
+            return f"{host.hostname}:{host.port or 5672} as {host.username}: {error}"
+        finally:
+            connection.release()
+        return None
+
+    def database(self) -> upgradecheck.Result:
+        """The schema is this release's, and the keys open what is sealed in it."""
+        if not self._conf.database.connection:
+            return upgradecheck.Result(_WARNING, "[database] has no connection; hosts of workers need none, those of api and conductor do")
+        try:
+            db = Database(self._conf)
+            current, latest = migration.version(db), migration.latest()
+            if current != latest:
+                return upgradecheck.Result(_FAILURE, f"the schema is at {current}, this release has {latest}: run cml-nova-manage db sync")
+            with db.read() as session:
+                sealed = session.scalars(select(Job.sealed).order_by(Job.created_at.desc()).limit(_SEALED)).all()
         except (db_exception.DBError, sa_exception.SQLAlchemyError, cfg.Error, ValueError) as error:
             return upgradecheck.Result(_FAILURE, f"[database] connection: {type(error).__name__}: {error}")
-        if current != latest:
-            return upgradecheck.Result(_FAILURE, f"the schema is at {current}, this release has {latest}: run cml-nova-manage db sync")
+        return self._opened(sealed)
+
+    def _opened(self, sealed: Sequence[str]) -> upgradecheck.Result:
+        try:
+            vault = Vault.from_conf(self._conf)
+        except (ValueError, OSError):
+            return upgradecheck.Result(_SUCCESS)  # the next check tells
+        closed = 0
+        for text in sealed:
+            try:
+                vault.open(text)
+            except exception.CMLError:
+                closed += 1
+        if closed:
+            return upgradecheck.Result(_FAILURE, f"the keys of [secrets] key_file do not open the secrets of {closed} of the last "
+                                                 f"{len(sealed)} jobs: put back the keys that sealed them, below the newest")
         return upgradecheck.Result(_SUCCESS)
 
     def policy_file(self) -> upgradecheck.Result:
@@ -102,10 +167,17 @@ class Checks(upgradecheck.UpgradeCommands):
     _upgrade_checks = (
         ("Configuration", configuration),
         ("Message bus", message_bus),
-        ("Database schema", database),
+        ("Database", database),
         ("Policy file", policy_file),
         ("Key file", key_file),
         ("Storage", storage),
+        ("Cloud: account", lambda self: self.cloud.account()),
+        ("Cloud: check of tokens", lambda self: self.cloud.tokens()),
+        ("Cloud: endpoints", lambda self: self.cloud.endpoints()),
+        ("Cloud: network", lambda self: self.cloud.network()),
+        ("Cloud: images", lambda self: self.cloud.images()),
+        ("Cloud: flavors", lambda self: self.cloud.flavors()),
+        ("Cloud: quota", lambda self: self.cloud.quota()),
     )
 
 

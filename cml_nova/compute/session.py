@@ -11,6 +11,7 @@ from keystoneauth1 import loading as ks_loading
 from keystoneauth1 import plugin as ks_plugin
 from keystoneauth1 import session as ks_session
 from openstack import connection as sdk_connection
+from openstack import exceptions as sdk_exceptions
 from oslo_config import cfg
 
 from cml_nova import exception
@@ -28,13 +29,15 @@ def service_connection(conf: cfg.ConfigOpts) -> sdk_connection.Connection:
 
     Nothing is sent until first use; then one token serves until it expires or is refused. Threads may share the connection.
 
-    :raises CloudRefused, keystoneauth1.exceptions.ClientException, openstack.exceptions.ConfigException: the options don't make an
-        account.
+    :raises CloudRefused, keystoneauth1.exceptions.ClientException: the options don't make an account.
     """
     options = conf.cloud
     if options.cloud:
-        connection = openstack.connect(cloud=options.cloud, region_name=options.region_name, interface=options.interface, app_name=_APP,
-                                       strict_proxies=True, api_timeout=options.request_timeout)
+        try:
+            connection = openstack.connect(cloud=options.cloud, region_name=options.region_name, interface=options.interface, app_name=_APP,
+                                           strict_proxies=True, api_timeout=options.request_timeout)
+        except sdk_exceptions.ConfigException as error:
+            raise exception.CloudRefused(f"[cloud] cloud = {options.cloud}: {error}") from error
         _prepare(connection.session.session)
         return connection
     cloud_conf.register_auth_opts(conf)

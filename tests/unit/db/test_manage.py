@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from cryptography.fernet import Fernet
 from oslo_config import cfg
 from oslo_upgradecheck.upgradecheck import Code
 
@@ -13,7 +14,9 @@ from cml_nova import policy
 from cml_nova.cmd import manage, status
 from cml_nova.db import migration
 from cml_nova.db.engine import Database
-from cml_nova.secrets import create_key_file
+from cml_nova.db.models import Job
+from cml_nova.secrets import Vault, create_key_file
+from cml_nova.states import Phase, Target
 from tests.unit.api.conftest import make_conf
 
 
@@ -22,6 +25,7 @@ def conf(tmp_path: Path) -> cfg.ConfigOpts:
     made = make_conf(tmp_path, auth_strategy="keystone")
     made.set_override("key_file", str(tmp_path / "fernet.keys"), "secrets")
     made.set_override("cloud", "local", "cloud")
+    made.set_override("ssh_source_cidr", "192.0.2.0/24", "cloud")
     return made
 
 
@@ -72,6 +76,46 @@ def test_what_is_wrong_is_said(conf: cfg.ConfigOpts, tmp_path: Path) -> None:
     conf.clear_override("cloud", "cloud")
     assert "[cloud]" in checks.configuration().details
     assert checks.configuration().code == Code.FAILURE
+
+
+def test_configuration_that_everybody_reads(conf: cfg.ConfigOpts, tmp_path: Path) -> None:
+    path = tmp_path / "cml_nova.conf"
+    path.write_text("[database]\nconnection = mysql+pymysql://cml:password@db/cml_nova\n")
+    conf(["--config-file", str(path)], default_config_dirs=[])
+    path.chmod(0o644)
+    result = status.Checks(conf).configuration()
+    assert result.code == Code.FAILURE
+    assert f"chmod o= {path}" in result.details
+    path.chmod(0o640)
+    assert status.Checks(conf).configuration().code == Code.SUCCESS
+
+
+def test_ssh_from_everywhere(conf: cfg.ConfigOpts) -> None:
+    conf.clear_override("ssh_source_cidr", "cloud")
+    result = status.Checks(conf).configuration()
+    assert result.code == Code.WARNING
+    assert "ssh_source_cidr" in result.details
+
+
+def test_a_host_without_a_database(conf: cfg.ConfigOpts) -> None:
+    conf.set_override("connection", None, "database")
+    result = status.Checks(conf).database()
+    assert result.code == Code.WARNING
+    assert "workers" in result.details
+
+
+def test_keys_that_do_not_open_what_is_sealed(conf: cfg.ConfigOpts) -> None:
+    db = Database(conf)
+    migration.sync(db)
+    create_key_file(Path(conf.secrets.key_file))
+    with db.write() as session:
+        for name, vault in (("ours", Vault.from_conf(conf)), ("lost", Vault([Fernet.generate_key().decode()]))):
+            session.add(Job(
+                id=name, project_id="red", user_id="ann", name=name, spec={}, keys={}, sealed=vault.seal({}), phase=Phase.QUEUED,
+                target=Target.RUN, created_at=0, updated_at=0, phase_started_at=0))
+    result = status.Checks(conf).database()
+    assert result.code == Code.FAILURE
+    assert "1 of the last 2 jobs" in result.details
 
 
 @pytest.mark.parametrize(("text", "code", "words"), [
