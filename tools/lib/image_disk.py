@@ -19,7 +19,7 @@ MIB = 2**20
 BIOS_AT, ESP_AT, ROOT_AT = 1 * MIB, 2 * MIB, 8 * MIB
 ESP_SIZE = ROOT_AT - ESP_AT
 LABEL = "cml-root"
-KERNEL_OPTIONS = f"root=LABEL={LABEL} rw console=tty0 console=ttyS0 quiet"
+KERNEL_OPTIONS = f"root=LABEL={LABEL} rw console=tty0 console=ttyS0 quiet fsck.mode=skip"
 GRUB_PREFIX = "(,gpt3)/boot/grub"  # on the disk that the firmware has booted
 GRUB_MODULES = ("part_gpt", "ext2", "normal", "linux")
 GRUB_BIOS, GRUB_EFI = Path("/usr/lib/grub/i386-pc"), Path("/usr/lib/grub/x86_64-efi")
@@ -44,10 +44,11 @@ def partitions() -> str:
     return "\n".join(["label: gpt", *lines, f"start={ROOT_AT // SECTOR}, type={_ROOT}, name={LABEL}", ""])
 
 
-def build(root: Path, work: Path, output: Path, *, compress: bool, run: Run) -> None:
+def build(root: Path, work: Path, output: Path, *, kernel_options: str, compress: bool, run: Run) -> None:
     """Make the disk as a qcow2 file.
 
     :param work: a directory for files in between.
+    :param kernel_options: all of the kernel's command line.
     :param compress: take longer for a smaller file.
     """
     raw = work / "disk.raw"
@@ -55,7 +56,7 @@ def build(root: Path, work: Path, output: Path, *, compress: bool, run: Run) -> 
     with raw.open("wb") as file:
         file.truncate(size_for(image_root.used(root)))
     run(["sfdisk", "--quiet", str(raw)], "the partition table", input=partitions())
-    write_menu(root)
+    write_menu(root, kernel_options)
     _file_system(root, raw, run)
     _efi(work, raw, run)
     _bios(work, raw, run)
@@ -64,12 +65,12 @@ def build(root: Path, work: Path, output: Path, *, compress: bool, run: Run) -> 
     raw.unlink()
 
 
-def write_menu(root: Path) -> None:
+def write_menu(root: Path, kernel_options: str) -> None:
     """Tell GRUB the only thing it ever boots."""
     kernel, ramdisk = (path.relative_to(root) for path in image_root.kernel_files(root))
     menu = root / "boot/grub/grub.cfg"
     menu.parent.mkdir(exist_ok=True)
-    menu.write_text(f"linux /{kernel} {KERNEL_OPTIONS}\ninitrd /{ramdisk}\nboot\n")
+    menu.write_text(f"linux /{kernel} {kernel_options}\ninitrd /{ramdisk}\nboot\n")
 
 
 def _file_system(root: Path, raw: Path, run: Run) -> None:

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import image_disk
-
 MARK = "cml_image"  # tells our own images apart from others of the same name
 PART = 1 << 20
 Say = Callable[[str], None]
@@ -41,7 +39,7 @@ def upload(connection: Any, built: dict[str, Any], directory: Path, *, name: str
         for key, file, kind in (("kernel_id", "vmlinuz", "aki"), ("ramdisk_id", "initrd.img", "ari")):
             own = f"{name}-{file.partition('.')[0]}"
             properties[key] = _put(connection, directory / file, own, kind, kind, visibility, {MARK: own}, {}, say)
-        properties["os_command_line"] = image_disk.KERNEL_OPTIONS
+        properties["os_command_line"] = built["kernel_options"]
     return _put(connection, directory / "disk.qcow2", name, "qcow2", "bare", visibility, properties, limits, say)
 
 

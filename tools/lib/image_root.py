@@ -22,6 +22,13 @@ MASKED = (
     "systemd-update-utmp-runlevel.service", "systemd-update-done.service", "systemd-journal-catalog-update.service",
     "systemd-hwdb-update.service",
     "systemd-ask-password-wall.path", "systemd-ask-password-console.path", "systemd-boot-system-token.service",
+    "systemd-binfmt.service", "proc-sys-fs-binfmt_misc.automount", "systemd-network-generator.service", "systemd-sysusers.service",
+    "systemd-journal-flush.service", "systemd-initctl.socket", "systemd-machine-id-commit.service", "systemd-firstboot.service",
+    "dev-hugepages.mount", "dev-mqueue.mount", "sys-kernel-debug.mount", "sys-kernel-tracing.mount", "sys-kernel-config.mount",
+    "sys-fs-fuse-connections.mount", "modprobe@configfs.service", "modprobe@drm.service", "modprobe@fuse.service",
+    "modprobe@loop.service", "modprobe@dm_mod.service", "modprobe@efi_pstore.service", "kmod-static-nodes.service",
+    "systemd-modules-load.service", "remote-fs.target", "cryptsetup.target", "integritysetup.target", "veritysetup.target",
+    "systemd-tmpfiles-clean.timer",
 )
 LEFT_OUT = ("/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/info/*", "/usr/share/lintian/*",
             "/usr/lib/udev/hwdb.d/*", "/usr/share/bug/*")
@@ -87,7 +94,8 @@ def settle(root: Path, run: Run) -> None:
         path = system / unit
         path.unlink(missing_ok=True)
         path.symlink_to("/dev/null")
-    run(["systemctl", f"--root={root}", "--quiet", "enable", *ENABLED], "the units")
+    run(["systemctl", f"--root={root}", "--quiet", "reenable", *ENABLED], "the units")
+    run(["systemctl", f"--root={root}", "--quiet", "set-default", "multi-user.target"], "the units")
     (root / "etc/machine-id").write_text("")  # made at boot; "uninitialized" would have every unit preset anew
     for path in [*root.glob("etc/ssh/ssh_host_*"), *root.glob("var/lib/dpkg/*-old"), *root.glob("var/cache/apt/*.bin")]:
         path.unlink()

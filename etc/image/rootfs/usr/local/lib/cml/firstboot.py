@@ -35,7 +35,7 @@ def say(text):
 
 # where the data comes from
 
-def read_drive(read=None):
+def read_drive():
     """Give a function that reads a file of the config drive as text, or None without a drive."""
     subprocess.run(["udevadm", "settle", "--timeout=20", "--exit-if-exists=" + LABELS[0]], check=False)
     device = next((label for label in LABELS if os.path.exists(label)), None)
