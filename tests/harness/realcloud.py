@@ -177,6 +177,10 @@ class RealCloud(Cloud):
             until(lambda look=look, before=before: _all_newer(_answer(look), before), timeout,  # type: ignore[misc]
                   "a sign of life of every service of the cloud", 1)
 
+    def compute_is_down(self) -> bool:
+        """Tell whether Nova has noticed that a nova-compute does not report any more."""
+        return any(not up for up, _ in _answer(self._nova_services).values())
+
     def _nova_services(self) -> dict[str, Any]:
         body = self.admin.compute.get("/os-services", microversion="2.90").json()
         return {service["id"]: (service["state"] == "up", service["updated_at"]) for service in body["services"]}
@@ -195,6 +199,10 @@ class RealCloud(Cloud):
             yield
         finally:
             self.admin.compute.put(path, json={"quota_set": {name: before[name] for name in limits}})
+
+    def rebase(self) -> None:
+        """Take what is in the cloud now for what belongs there."""
+        self._before = self._oracle.inventory()
 
     def nova_requests(self) -> Counter[str]:
         """Count the service's requests in Nova's access log from its start: "METHOD /path" with {id} for ids."""

@@ -61,6 +61,6 @@ def stranger(stack: Stack[RealCloud]) -> Iterator[Client]:
 
 def test_token_without_a_role_of_ours_may_do_nothing(stack: Stack[RealCloud], stranger: Client) -> None:
     for method, path, body in [("GET", "/v1/jobs", None), ("POST", "/v1/jobs", {"job": document(stack.cloud.settings, command="true")}),
-                               ("GET", "/v1/flavors", None), ("GET", "/v1/images", None)]:
+                               ("GET", "/v1/flavors", None), ("GET", "/v1/frameworks", None)]:
         answer = stranger.request(method, path, json=body)
         assert answer.status_code == 403, f"{method} {path}: {answer.status_code} {answer.text}"

@@ -1,0 +1,36 @@
+"""The deployment itself: what an operator looks at before the first job."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.harness.realcloud import RealCloud
+from tests.harness.stack import Stack
+
+
+def test_upgrade_check_finds_nothing(stack: Stack[RealCloud]) -> None:
+    program = str(Path(sys.executable).parent / "cml-nova-status")
+    done = subprocess.run([program, "--config-file", str(stack.service.config_file), "upgrade", "check"], capture_output=True, text=True,
+                          check=False, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_account_has_no_more_than_it_needs(stack: Stack[RealCloud]) -> None:
+    identity, user = stack.cloud.admin.identity, stack.cloud.service_user
+    assignments = list(identity.role_assignments(user_id=user.id))
+    roles = {role.id: role.name for role in identity.roles()}
+    projects = {project.id: project.name for project in identity.projects()}
+    assert {(roles[a.role["id"]], projects[a.scope["project"]["id"]]) for a in assignments} == {
+        ("service", "service"), ("member", stack.cloud.nodes_project.name)}
+
+
+def test_users_see_flavors_with_accelerators_and_images(stack: Stack[RealCloud]) -> None:
+    settings = stack.cloud.settings
+    flavors = {flavor["name"]: flavor for flavor in stack.demo.get("/v1/flavors")["flavors"]}
+    assert settings.flavor in flavors
+    images = [image["name"] for framework in stack.demo.get("/v1/frameworks")["frameworks"] for image in framework["images"]]
+    assert settings.image in images
+    if settings.scarce_flavor:
+        assert flavors[settings.scarce_flavor]["accelerators"]["count"] == 1, flavors[settings.scarce_flavor]
