@@ -1,7 +1,12 @@
-"""Unpacks what a node sends: a tar stream written by a machine that a tenant controls, so nothing in it is trusted."""
+"""Archives on their way: what a node sends, written by a machine that a tenant controls, so nothing in it is trusted; and packages,
+which nodes get in a form that the runner unpacks without a library."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os.path
+import struct
 import tarfile
 from collections.abc import Iterable, Iterator
 
@@ -19,21 +24,22 @@ class _Stream:
 
     def __init__(self, pieces: Iterable[bytes]) -> None:
         self._pieces = iter(pieces)
-        self._rest = b""
+        self._rest = memoryview(b"")
 
     def read(self, size: int) -> bytes:
         if size > _PIECE:  # only a header's extension asks for so much, and tarfile would hold all of it in memory
             raise tarfile.ReadError(f"a header of {size} bytes")
-        parts, have = [self._rest], len(self._rest)
-        while have < size:
-            piece = next(self._pieces, None)
-            if piece is None:
-                break
-            parts.append(piece)
-            have += len(piece)
-        data = b"".join(parts)
-        self._rest = data[size:]
-        return data[:size]
+        parts = []
+        while size:
+            if not self._rest:
+                piece = next(self._pieces, None)
+                if piece is None:
+                    break
+                self._rest = memoryview(piece)
+            part, self._rest = self._rest[:size], self._rest[size:]
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
 
 
 def unpack(pieces: Iterable[bytes], limit: int) -> Iterator[tuple[str, int, Iterator[bytes]]]:
@@ -72,4 +78,55 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[byte
         while piece := file.read(_PIECE):
             yield piece
     except _BROKEN as error:
-        raise exception.NodeCommandFailed(f"The node's archive breaks off within {member.name!r}: {error}.") from error
+        raise exception.NodeCommandFailed(f"The archive breaks off within {member.name!r}: {error}.") from error
+
+
+def gathered(pieces: Iterable[bytes], size: int) -> Iterator[bytes]:
+    """Give the same bytes in pieces of ``size``, the last one smaller: a package of many small files is no matter of many frames."""
+    stream = _Stream(pieces)
+    while piece := stream.read(size):
+        yield piece
+
+
+def members(package: Iterable[bytes], digest: str | None) -> Iterator[bytes]:
+    """Turn a package, a tar stream compressed or not, into what ``runner.unpack`` takes.
+
+    :param digest: sha256 (hex) that the stream must have; None for any.
+    :raises NodeCommandFailed: it has another one, is no good tar archive, or has something else in it than files, directories and
+        symbolic links below its top.
+    """
+    total = hashlib.sha256()
+
+    def summed() -> Iterator[bytes]:
+        for piece in package:
+            total.update(piece)
+            yield piece
+
+    stream = _Stream(summed())
+    try:
+        with tarfile.open(fileobj=stream, mode="r|*", bufsize=_BLOCK, errorlevel=1) as archive:  # type: ignore[call-overload]
+            for member in archive:
+                yield _header(member)
+                if member.isreg():
+                    yield from _content(archive, member)
+    except _BROKEN as error:
+        raise exception.NodeCommandFailed(f"The package is not a good tar archive: {error}.") from error
+    while stream.read(_BLOCK):
+        pass
+    if digest and total.hexdigest() != digest:
+        raise exception.NodeCommandFailed(f"The package that arrived has another sha256 than {digest}.")
+    yield struct.pack(">I", 0)
+
+
+def _header(member: tarfile.TarInfo) -> bytes:
+    name = os.path.normpath(member.name)
+    if name.startswith(("/", "..")):
+        raise exception.NodeCommandFailed(f"{member.name!r}: leads out of the package's directory.")
+    kinds = {tarfile.REGTYPE: "file", tarfile.AREGTYPE: "file", tarfile.CONTTYPE: "file", tarfile.DIRTYPE: "directory",
+             tarfile.SYMTYPE: "link"}
+    if member.type not in kinds or member.issparse():
+        raise exception.NodeCommandFailed(f"{member.name!r}: only files, directories and symbolic links are unpacked.")
+    document = {"type": kinds[member.type], "name": name, "size": member.size, "mode": member.mode, "mtime": member.mtime,
+                "target": member.linkname}
+    data = json.dumps(document).encode()
+    return struct.pack(">I", len(data)) + data

@@ -21,7 +21,7 @@ from typing import Any
 import paramiko
 
 from cml_nova import exception
-from cml_nova.remote import protocol, runner
+from cml_nova.remote import archive, protocol, runner
 from cml_nova.remote.protocol import Hello, ProcessState
 from cml_nova.remote.session import COMMAND, Session, deadline_left
 
@@ -182,10 +182,8 @@ class Machine:
                 raise exception.RemoteError(f"{self.access.address}: no answer in {timeout:g} s.")
             if "go" not in first[0]:
                 return
-            for piece in pieces:
-                view = memoryview(piece)
-                for start in range(0, len(view), runner.PIECE):
-                    session.tell(exchange, "piece", bytes(view[start:start + runner.PIECE]))
+            for piece in archive.gathered(archive.members(pieces, digest), runner.PIECE):
+                session.tell(exchange, "piece", piece)
                 if session.peek(exchange):
                     break  # it has failed; the result says why
             session.tell(exchange, "piece", end=True)

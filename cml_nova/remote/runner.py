@@ -191,8 +191,13 @@ def kill_all(find) -> None:  # type: ignore[no-untyped-def]
 def prctl(option: int, value: int) -> bool:
     """Set a process option; False where this Python or kernel can't."""
     try:
-        import ctypes
-        return ctypes.CDLL(None).prctl(option, value, 0, 0, 0) == 0
+        try:
+            import _ctypes
+            function = _ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl")  # type: ignore[arg-type]
+            return _ctypes.call_function(function, (option, value, 0, 0, 0)) == 0
+        except AttributeError:  # the C part of ctypes is not as we know it
+            import ctypes
+            return ctypes.CDLL(None).prctl(option, value, 0, 0, 0) == 0
     except (ImportError, OSError, AttributeError):
         return False
 
@@ -648,21 +653,52 @@ def start_child(root: str, task: Task, spec: dict, environ: dict) -> None:
 
 def start_unit(root: str, task: Task, spec: dict, environ: dict, unit: list) -> None:
     """Start the supervisor as a transient unit: it survives the login and the kernel counts its memory apart."""
-    import subprocess
-    write_file(os.path.join(root, "runner.py"), globals()["SOURCE"])  # the command that started this session left it there
+    program = save_program(root)
     # the one moment when variables are in a file: a unit can't be handed them otherwise without showing them to everybody
     write_file(task.file("spec.json"), to_json({"spec": spec, "environ": environ}).encode())
     name = "cml-%d-%s-%d" % (task.attempt, task.name.replace(":", "-"), os.getpid())
     command = [*unit, "--quiet", "--collect", "--unit", name,
                "-p", "KillMode=control-group", "-p", "OOMPolicy=continue", "-p", "TasksMax=infinity",
-               sys.executable, "-IS", os.path.join(root, "runner.py"), root, str(task.attempt), task.name]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60)
+               sys.executable, "-IS", program, root, str(task.attempt), task.name]
+    status, output = run_command(command, 60)
     limit = time.monotonic() + 15
-    while done.returncode == 0 and time.monotonic() < limit:
+    while status == 0 and time.monotonic() < limit:
         if (task.saved() or {}).get("pid"):
             return
         time.sleep(0.01)
-    raise Refused("systemd-run: %s" % (done.stdout.decode("utf-8", "replace").strip() or "the supervisor did not come up"))
+    raise Refused("systemd-run: %s" % (output.decode("utf-8", "replace").strip() or "the supervisor did not come up"))
+
+
+def save_program(root: str) -> str:
+    """Write this program down for another Python, and give its path. The command that started this session left us what we are made of.
+
+    Compiled where that fits: a slow machine takes longer to compile than for all the rest of a start.
+    """
+    magic, code = globals()["MAGIC_NUMBER"], globals()["code"]
+    if code[:len(magic)] == magic:
+        path, content = os.path.join(root, "runner.pyc"), magic + bytes(12) + code[len(magic):]
+    else:
+        path, content = os.path.join(root, "runner.py"), globals()["SOURCE"]
+    write_file(path, content)
+    return path
+
+
+def run_command(command: list, seconds: int) -> tuple:
+    """Run a command for so long at most; give its exit status, 0 for success, and what it wrote."""
+    output, ours = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            for source, target in ((os.open("/dev/null", os.O_RDONLY), 0), (ours, 1), (ours, 2)):
+                os.dup2(source, target)
+            signal.alarm(seconds)
+            os.execvp(command[0], command)
+        finally:
+            os._exit(127)
+    os.close(ours)
+    parts = list(iter(lambda: os.read(output, 4096), b""))
+    os.close(output)
+    return os.waitpid(pid, 0)[1], b"".join(parts)
 
 
 def run_unit(root: str, attempt: int, name: str) -> None:
@@ -703,41 +739,32 @@ class Stop:
 # ----------------------------------------------------------------------------------------------------------- tar in and out
 
 
-class Summed:
-    """A descriptor as a file that tarfile can read, with the sha256 of what was read."""
-
-    def __init__(self, fd: int) -> None:
-        import hashlib
-        self.fd, self.sum = fd, hashlib.sha256()
-
-    def read(self, size: int) -> bytes:
-        parts = []
-        while size:
-            part = os.read(self.fd, min(size, PIECE))
-            if not part:
-                break
-            self.sum.update(part)
-            parts.append(part)
-            size -= len(part)
-        return b"".join(parts)
+def read_exactly(fd: int, size: int) -> bytes:
+    parts = []
+    while size:
+        part = os.read(fd, min(size, PIECE))
+        if not part:
+            raise Refused("the files break off")
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
 
 
 def unpack(root: str, name: str, digest: "str | None", source: int) -> None:
-    """Unpack a tar stream beside its place, then put it there in one step; runs in a child of the session."""
-    import shutil
-    import tarfile
+    """Unpack what the worker sends beside its place, then put it there in one step; runs in a child of the session.
+
+    Each member comes as a big-endian 32-bit length, a JSON object of that length, and its content; a length of 0 is the end. No
+    archive that needs a library: importing one takes longer than unpacking the code of most jobs.
+    """
     target, mark = inside(root, name, "name"), digest_file(root, name)
     fresh, old = "%s.%d.new" % (target, os.getpid()), "%s.%d.old" % (target, os.getpid())
-    stream = Summed(source)
     os.makedirs(fresh)
     try:
-        with tarfile.open(fileobj=stream, mode="r|*", bufsize=PIECE) as archive:  # type: ignore[call-overload]
-            for member in archive:
-                unpack_member(archive, member, fresh)
-        while stream.read(PIECE):
-            pass
-        if digest and stream.sum.hexdigest() != digest:
-            raise Refused("%s: what arrived has another sha256 than %s" % (name, digest))
+        while True:
+            size = struct.unpack(">I", read_exactly(source, 4))[0]
+            if not size:
+                break
+            unpack_member(source, from_json(read_exactly(source, size).decode()), fresh)
         if os.path.exists(mark):
             os.unlink(mark)
         if os.path.lexists(target):
@@ -745,42 +772,45 @@ def unpack(root: str, name: str, digest: "str | None", source: int) -> None:
         os.rename(fresh, target)
         if digest:
             write_file(mark, digest.encode())
-    except (tarfile.TarError, EOFError) as error:
-        raise Refused("%s: not a good tar archive: %s" % (name, error)) from None
     finally:
         for leftover in (fresh, old):
-            shutil.rmtree(leftover, ignore_errors=True)
+            if os.path.lexists(leftover):
+                import shutil
+                shutil.rmtree(leftover, ignore_errors=True)
 
 
-def unpack_member(archive, member, directory: str) -> None:  # type: ignore[no-untyped-def]
+def unpack_member(source: int, member: dict, directory: str) -> None:
     """Unpack files, directories, and links that stay inside; refuse everything else."""
-    name = os.path.normpath(member.name)
+    kind, name = member["type"], os.path.normpath(member["name"])
     if name == ".":
         return
     if name.startswith(("/", "..")):
-        raise Refused("%r: leads out of the archive's directory" % member.name)
+        raise Refused("%r: leads out of the archive's directory" % member["name"])
     path = os.path.join(directory, name)
     parent = os.path.realpath(os.path.dirname(path))
     if (parent + "/").startswith(os.path.realpath(directory) + "/") is False:
-        raise Refused("%r: leads out of the archive's directory" % member.name)
+        raise Refused("%r: leads out of the archive's directory" % member["name"])
     os.makedirs(parent, exist_ok=True)
-    if member.isdir():
+    if kind == "directory":
         os.makedirs(path, exist_ok=True)
-    elif member.isreg():
+    elif kind == "file":
         if os.path.lexists(path):
             os.unlink(path)
-        with archive.extractfile(member) as source, open(path, "wb") as file:
-            for piece in iter(lambda: source.read(PIECE), b""):
-                file.write(piece)
-        os.chmod(path, member.mode & 0o755 | 0o600)
-        os.utime(path, (member.mtime, member.mtime))
-    elif member.issym():
-        inner = os.path.realpath(os.path.join(parent, member.linkname))
-        if os.path.isabs(member.linkname) or not inner.startswith(os.path.realpath(directory) + "/"):
-            raise Refused("%r: links to %r outside of the archive" % (member.name, member.linkname))
-        os.symlink(member.linkname, path)
+        left = member["size"]
+        with open(path, "wb", 0) as file:
+            while left:
+                piece = read_exactly(source, min(left, PIECE))
+                write_all(file.fileno(), piece)
+                left -= len(piece)
+        os.chmod(path, member["mode"] & 0o755 | 0o600)
+        os.utime(path, (member["mtime"], member["mtime"]))
+    elif kind == "link":
+        inner = os.path.realpath(os.path.join(parent, member["target"]))
+        if os.path.isabs(member["target"]) or not inner.startswith(os.path.realpath(directory) + "/"):
+            raise Refused("%r: links to %r outside of the archive" % (member["name"], member["target"]))
+        os.symlink(member["target"], path)
     else:
-        raise Refused("%r: only files, directories and symbolic links are unpacked" % member.name)
+        raise Refused("%r: only files, directories and symbolic links are unpacked" % member["name"])
 
 
 def digest_file(root: str, name: str) -> str:
@@ -792,7 +822,6 @@ def pack(root: str, name: str, sink: int) -> None:
 
     A symbolic link to a file inside the directory goes as a copy of that file, any other link or special file is left out.
     """
-    import tarfile
     top = inside(root, name, "name")
     real = os.path.realpath(top) + "/"
     for path, directories, files in os.walk(top):
@@ -808,22 +837,33 @@ def pack(root: str, name: str, sink: int) -> None:
             try:
                 status = os.fstat(fd)
                 if status.st_mode & 0o170000 == 0o100000:
-                    pack_file(sink, fd, status, os.path.relpath(full, top), tarfile)
+                    pack_file(sink, fd, status, os.path.relpath(full, top))
             finally:
                 os.close(fd)
     write_all(sink, b"\0" * 1024)
 
 
-def pack_file(sink: int, fd: int, status: os.stat_result, name: str, tarfile) -> None:  # type: ignore[no-untyped-def]
+def tar_header(name: str, size: int, mtime: int, mode: int) -> bytes:
+    """Give a file's header in a tar archive: by hand where that is simple, which spares the import of a large library."""
+    encoded = encode(name)
+    if len(encoded) < 100 and name.isprintable() and 0 <= size < 8 ** 11 and 0 <= mtime < 8 ** 11:
+        head = b"%b%07o\0%07o\0%07o\0%011o\0%011o\0" % (encoded.ljust(100, b"\0"), mode, 0, 0, size, mtime)
+        tail = (b"0" + bytes(100) + b"ustar\x0000").ljust(512 - 156, b"\0")
+        return head + b"%06o\0 " % (sum(head + tail) + 8 * 32) + tail
+    import tarfile
     info = tarfile.TarInfo(name)
-    info.size, info.mtime, info.mode = status.st_size, int(status.st_mtime), status.st_mode & 0o777
-    write_all(sink, info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
-    left = info.size
+    info.size, info.mtime, info.mode = size, mtime, mode
+    return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+
+
+def pack_file(sink: int, fd: int, status: os.stat_result, name: str) -> None:
+    write_all(sink, tar_header(name, status.st_size, int(status.st_mtime), status.st_mode & 0o777))
+    left = status.st_size
     while left:
         piece = os.read(fd, min(left, PIECE)) or b"\0" * min(left, PIECE)  # the file shrank: the header has promised the size
         write_all(sink, piece)
         left -= len(piece)
-    write_all(sink, b"\0" * (-info.size % 512))
+    write_all(sink, b"\0" * (-status.st_size % 512))
 
 
 # ----------------------------------------------------------------------------------------------------------------- samples
@@ -905,8 +945,8 @@ class Child:
 
     def end(self) -> str:
         """Wait for the end; give the error, or nothing if all went well."""
-        text = os.read(self.word, 4096).decode("utf-8", "replace")
         self.close_data()
+        text = os.read(self.word, 4096).decode("utf-8", "replace")
         os.close(self.word)
         _, status = os.waitpid(self.pid, 0)
         return text or ("" if status == 0 else "the helper process ended with status %d" % status)
@@ -956,7 +996,8 @@ class Upload:
             self.feed()
 
     def cancel(self) -> None:
-        self.child.abort()
+        """Let the child see that the files break off, and remove what it has."""
+        self.child.end()
 
 
 class Fetch:

@@ -529,8 +529,12 @@ def test_a_machine_that_nobody_asks_for_powers_itself_off(server: Server, access
     until(lambda: not server.hypervisor.alive(name_of(access.address)))
 
 
-def test_a_unit_of_its_own_is_the_same_to_the_worker(machine: Machine, server: Server, access: Access) -> None:
-    """The supervisor comes up in another process, as systemd-run would start it; its variables are in a file for a moment only."""
+@pytest.mark.parametrize("fits", [True, False])
+def test_a_unit_of_its_own_is_the_same_to_the_worker(machine: Machine, server: Server, access: Access, fits: bool) -> None:
+    """The supervisor comes up in another process, as systemd-run would start it; its variables are in a file for a moment only.
+
+    :param fits: whether the compiled runner is for the node's Python.
+    """
     tool = server.base / "fake-systemd-run"
     tool.write_text("#!/bin/sh\nwhile [ \"${1#/}\" = \"$1\" ]; do shift; done\nenv -i setsid \"$@\" </dev/null >/dev/null 2>&1 &\n")
     tool.chmod(0o755)
@@ -539,11 +543,14 @@ def test_a_unit_of_its_own_is_the_same_to_the_worker(machine: Machine, server: S
     os.makedirs(task.path)
     script = (
         f"import sys; sys.path.insert(0, {str(Path(runner.__file__).parent)!r}); import runner; "
-        f"runner.SOURCE = open(runner.__file__, 'rb').read(); task = runner.Task({root!r}, 1, 'worker:0'); "
+        "from cml_nova.remote import session; from importlib.util import MAGIC_NUMBER; "  # as the session's command leaves it there
+        f"runner.SOURCE, runner.code, runner.MAGIC_NUMBER = session.SOURCE, session.COMPILED, {'MAGIC_NUMBER' if fits else b'else'}; "
+        f"task = runner.Task({root!r}, 1, 'worker:0'); "
         f"runner.start_unit({root!r}, task, {{'command': 'echo $GREETING; sleep 600', 'max_log': 1000, 'power_off_after': 0}}, "
         f"{{'GREETING': 'hello', 'PATH': '/bin:/usr/bin', runner.MARKER: task.path}}, [{str(tool)!r}])")
     subprocess.run([sys.executable, "-c", script], check=True)
     assert not os.path.exists(task.file("spec.json"))
+    assert os.path.exists(os.path.join(root, "runner.pyc" if fits else "runner.py"))
     assert machine.processes()[0].state == "RUNNING"
     machine.start(spec("echo again"))
     record = Record()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import io
 import json
 import os
+import struct
 import subprocess
 import sys
 import tarfile
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from cml_nova.remote import runner
+from cml_nova.remote import archive, runner
 from cml_nova.remote.session import COMMAND
 
 
@@ -32,6 +34,22 @@ def test_the_start_costs_no_heavy_modules() -> None:
         [sys.executable, "-IS", "-c", f"import sys; sys.path.insert(0, {str(Path(runner.__file__).parent)!r}); import runner; "
          "print(*sys.modules)"], capture_output=True, text=True, check=True)
     assert not {"subprocess", "tarfile", "hashlib", "ctypes", "threading", "argparse", "shutil", "typing"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize("without", ["", "call_function"])
+def test_a_process_option_is_set(without: str) -> None:
+    forget = f"import _ctypes; del _ctypes.{without}; " if without else ""
+    done = subprocess.run(
+        [sys.executable, "-IS", "-c", f"import sys; sys.path.insert(0, {str(Path(runner.__file__).parent)!r}); import runner; {forget}"
+         "print(runner.prctl(runner.PR_SET_CHILD_SUBREAPER, 1), 'ctypes' in sys.modules)"], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", str(bool(without))]
+
+
+def test_a_command_is_run() -> None:
+    assert runner.run_command(["sh", "-c", "echo out; echo err >&2; exit 3"], 10) == (3 << 8, b"out\nerr\n")
+    assert runner.run_command(["true"], 10) == (0, b"")
+    assert runner.run_command(["sleep", "5"], 1)[0] == 14  # SIGALRM
+    assert runner.run_command(["no-such-command"], 10)[0] == 127 << 8
 
 
 def test_the_command_is_one_line_for_any_shell() -> None:
@@ -117,41 +135,41 @@ def test_a_file_that_shrinks_while_it_is_packed_keeps_the_archive_whole(tmp_path
     path.write_bytes(b"123")
     with open(path, "rb") as source, open(tmp_path / "tar", "wb") as sink:
         status = os.stat_result([0o100644, 0, 0, 1, 0, 0, 2000, 0, 0, 0])
-        runner.pack_file(sink.fileno(), source.fileno(), status, "file", tarfile)
+        runner.pack_file(sink.fileno(), source.fileno(), status, "file")
         runner.write_all(sink.fileno(), bytes(1024))
     with tarfile.open(tmp_path / "tar") as tar:
         assert tar.extractfile("file").read() == b"123" + bytes(1997)
 
 
-def upload(root: Path, *members: tuple[tarfile.TarInfo, bytes]) -> None:
-    with tarfile.open(root / "in.tar", "w") as tar:
-        for info, content in members:
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    with open(root / "in.tar", "rb") as file:
+Member = tuple[dict[str, object], bytes]
+
+
+def upload(root: Path, *members: Member, end: bool = True) -> None:
+    with open(root / "in", "wb") as file:
+        for fields, content in members:
+            header = json.dumps({**fields, "size": len(content)}).encode()
+            file.write(struct.pack(">I", len(header)) + header + content)
+        file.write(bytes(4 if end else 0))
+    with open(root / "in", "rb") as file:
         runner.unpack(str(root), "source", None, file.fileno())
 
 
-def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "", content: bytes = b"") -> tuple[tarfile.TarInfo, bytes]:
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname, info.mode = kind, target, 0o4755
-    return info, content
+def member(name: str, kind: str = "file", target: str = "", content: bytes = b"") -> Member:
+    return {"type": kind, "name": name, "target": target, "mode": 0o4755, "mtime": 1.5}, content
 
 
 def test_unpacking_replaces_the_directory(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     (tmp_path / "source/old").touch()
-    upload(tmp_path, member("./a/b.py", content=b"1"), member("link", tarfile.SYMTYPE, "a/b.py"), member("dir", tarfile.DIRTYPE))
+    upload(tmp_path, member("./a/b.py", content=b"1"), member("link", "link", "a/b.py"), member("dir", "directory"))
     assert sorted(path.name for path in (tmp_path / "source").iterdir()) == ["a", "dir", "link"]
     assert (tmp_path / "source/link").read_bytes() == b"1"
     assert (tmp_path / "source/a/b.py").stat().st_mode & 0o7777 == 0o755
 
 
 @pytest.mark.parametrize("members", [
-    [member("../x")], [member("/x")], [member("a/../../x")], [member("l", tarfile.SYMTYPE, "/etc")],
-    [member("l", tarfile.SYMTYPE, "../..")],
-    [member("d", tarfile.SYMTYPE, "."), member("d/l", tarfile.SYMTYPE, "../.."), member("d/l/x")], [member("h", tarfile.LNKTYPE, "x")],
-    [member("c", tarfile.CHRTYPE)], [member("f", tarfile.FIFOTYPE)],
+    [member("../x")], [member("/x")], [member("a/../../x")], [member("l", "link", "/etc")], [member("l", "link", "../..")],
+    [member("d", "link", "."), member("d/l", "link", "../.."), member("d/l/x")], [member("h", "hard link", "x")],
 ])
 def test_an_archive_that_leads_elsewhere_changes_nothing(tmp_path: Path, members: list[tuple[tarfile.TarInfo, bytes]]) -> None:
     root = tmp_path / "root"
@@ -159,9 +177,41 @@ def test_an_archive_that_leads_elsewhere_changes_nothing(tmp_path: Path, members
     (root / "source/kept").touch()
     with pytest.raises(runner.Refused):
         upload(root, *members)
-    assert sorted(path.name for path in root.iterdir()) == ["in.tar", "source"]
+    assert sorted(path.name for path in root.iterdir()) == ["in", "source"]
     assert [path.name for path in (root / "source").iterdir()] == ["kept"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["root"]
+
+
+def test_files_that_break_off_change_nothing(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    with pytest.raises(runner.Refused, match="break off"):
+        upload(tmp_path, member("a", content=b"1"), end=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "source"]
+    assert not list((tmp_path / "source").iterdir())
+
+
+def test_a_package_arrives_as_it_was(tmp_path: Path) -> None:
+    content = os.urandom(100_000)
+    with tarfile.open(tmp_path / "package", "w:gz") as tar:
+        for name, kind, data in (("./a/b.py", tarfile.REGTYPE, content), ("d", tarfile.DIRTYPE, b""), ("l", tarfile.SYMTYPE, b"")):
+            info = tarfile.TarInfo(name)
+            info.type, info.size, info.linkname, info.mode = kind, len(data), "a/b.py" if kind == tarfile.SYMTYPE else "", 0o750
+            tar.addfile(info, io.BytesIO(data))
+    package = (tmp_path / "package").read_bytes()
+    (tmp_path / "in").write_bytes(b"".join(archive.gathered(archive.members([package], hashlib.sha256(package).hexdigest()), 1000)))
+    with open(tmp_path / "in", "rb") as file:
+        runner.unpack(str(tmp_path), "source", None, file.fileno())
+    assert (tmp_path / "source/l").read_bytes() == content
+    assert (tmp_path / "source/d").is_dir()
+    assert (tmp_path / "source/a/b.py").stat().st_mode & 0o7777 == 0o750
+
+
+@pytest.mark.parametrize("name", ["a", "deep/" + "n" * 93, "deep/" + "n" * 95, "\u00e9" * 60, "line\nbreak"])
+def test_headers_are_those_of_tarfile(name: str) -> None:
+    header = runner.tar_header(name, 1000, 1700000000, 0o640)
+    with tarfile.open(fileobj=io.BytesIO(header + bytes(2048)), encoding="utf-8") as tar:
+        info = tar.next()
+    assert (info.name, info.size, info.mtime, info.mode, info.isreg()) == (name, 1000, 1700000000, 0o640, True)
 
 
 def test_nvidia_smi_is_read() -> None:
