@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 from oslo_config import cfg
+from oslo_db import exception as db_exception
+from sqlalchemy import exc as sa_exception
 
 from cml_nova import conf as cml_conf
 from cml_nova import secrets
@@ -58,7 +60,14 @@ def main(argv: list[str] | None = None) -> int:
     if command is None:
         print(f"There is no command {' '.join(conf.words)!r}; there are: {', '.join(COMMANDS)}.", file=sys.stderr)
         return 2
-    return command(conf)
+    try:
+        return command(conf)
+    except (db_exception.DBError, sa_exception.SQLAlchemyError) as error:
+        # The first line says it; the rest is SQLAlchemy's advice to programmers.
+        print(f"cml-nova-manage: [database] connection: {str(error).splitlines()[0]}", file=sys.stderr)
+    except OSError as error:
+        print(f"cml-nova-manage: {error}", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -131,3 +133,14 @@ def test_policy_file(conf: cfg.ConfigOpts, tmp_path: Path, text: str, code: Code
     result = status.Checks(conf).policy_file()
     assert result.code == code
     assert words in (result.details or "")
+
+
+def test_a_database_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "cml_nova.conf"
+    path.write_text(f"[database]\nconnection = sqlite:///{tmp_path}/nowhere/db.sqlite\n")
+    done = subprocess.run([sys.executable, "-m", "cml_nova.cmd.manage", "--config-file", str(path), "db", "sync"],
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert "[database] connection" in line
+    assert "unable to open" in line
