@@ -26,8 +26,8 @@ _QUESTIONS: dict[str, dict[str, tuple[str, str, str]]] = {
     "block-storage": {"volume": ("volume list {scope}", "ID", "Name")},
 }
 _TYPES = {"volumev3": "block-storage", "volumev2": "block-storage"}
-#: what comes into being with the first use of a project, and stays
-_DEFAULT_GROUP = "security group default "
+#: what Neutron makes by itself: with the first use of a project, and with the first of a network
+_NOT_OURS = ("security group default ", "port network:dhcp ")
 
 Inventory = frozenset[str]
 
@@ -56,7 +56,7 @@ class Oracle:
         answers = self._command.ask([question for question, *_ in self._questions.values()])
         found = {f"{kind} {row[name]} ({row[ident]})"
                  for (kind, (_, ident, name)), rows in zip(self._questions.items(), answers, strict=True) for row in rows}
-        return frozenset(item for item in found if not item.startswith(_DEFAULT_GROUP))
+        return frozenset(item for item in found if not item.startswith(_NOT_OURS))
 
     def close(self) -> None:
         """End the command; the next question starts it anew."""

@@ -83,14 +83,14 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Private
 
 @pytest.fixture(scope="session")
 def session_stack(tmp_path_factory: pytest.TempPathFactory, settings: Settings, broker: servers.Private) -> Iterator[Stack[RealCloud]]:
-    """An api under uWSGI, a conductor and two workers, with the account that tools/register-service makes."""
+    """An api under uWSGI, a conductor and a worker, with the account that tools/register-service makes."""
     directory = tmp_path_factory.mktemp("stack")
     port = free_port()
     endpoint = f"http://127.0.0.1:{port}"
     with servers.all_servers(directory, ["CML_TEST_MYSQL_URL"]) as urls:
         cloud = RealCloud(settings, endpoint, directory / "account")
         try:
-            service = Daemons(directory / "service", cloud, port, broker.url, urls["CML_TEST_MYSQL_URL"], conductors=1)
+            service = Daemons(directory / "service", cloud, port, broker.url, urls["CML_TEST_MYSQL_URL"], conductors=1, workers=1)
             try:
                 service.prepare()
                 service.start()
