@@ -31,6 +31,7 @@ _USER, _PROJECT = "cml_nova_tests", "cml-nodes-tests"
 _REPOSITORY = Path(__file__).resolve().parents[2]
 #: as operators get it, but for what makes a test wait for nothing else
 _OPTIONS: Options = {
+    "api": {"max_nodes": 10},
     "conductor": {"lease_time": 20, "sweep_interval": 1, "queue_retry_min": 2, "queue_retry_max": 8, "orphan_interval": 3600},
     "worker": {"heartbeat_interval": 3, "drain_timeout": 5},
     "remote": {"stop_grace": 3},
@@ -58,6 +59,7 @@ class Settings:
     external_network: str | None = None
     inject: str | None = None
     cloud_logs: str | None = None
+    ssh_source: str | None = None
     whole_cloud: str | None = None
     keep_endpoint: str | None = None
 
@@ -114,7 +116,8 @@ class RealCloud(Cloud):
 
     def options(self) -> Options:
         urls = {name: {key: self.keystone.translate(value) for key, value in group.items()} for name, group in self._account.items()}
-        return merge(_OPTIONS, urls)
+        source = {"ssh_source_cidr": self.settings.ssh_source} if self.settings.ssh_source else {}
+        return merge(_OPTIONS, urls, {"cloud": source})
 
     def session(self, cloud: str) -> ks_session.Session:
         return self.connection(cloud).session

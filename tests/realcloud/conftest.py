@@ -31,6 +31,7 @@ And how it is gone about it:
 
 =============================  ============================================================================================
 CML_TEST_MYSQL_URL             a MariaDB whose user may create databases; without it a private one is started
+CML_TEST_SSH_SOURCE            CIDR that this machine's connections to the nodes come from; without it SSH is open to all
 CML_TEST_WHOLE_CLOUD           set where nobody else uses the cloud: the inventories are of all its projects, not the nodes' alone
 CML_TEST_KEEP_ENDPOINT         set where the service is in use on this cloud: its endpoint stays, the tests use their own directly
 =============================  ============================================================================================

@@ -23,8 +23,8 @@ NEEDED = {
 }
 _ALSO = {"CML_TEST_EXTERNAL_NETWORK": "CML_CONTRACT_FLOATING_NETWORK"}
 #: images of the harness that trainings run on as they are, without a framework of ours
-_PLAIN_IMAGES = ("debian-12-fast", "debian-12-cloudinit")
-_LABELS = {"cml_framework": "custom", "cml_framework_version": "3.11", "cml_ssh_user": "debian"}
+_PLAIN_IMAGES = {"debian-12-fast": "3.11", "debian-12-cloudinit": "3.11-cloudinit"}
+_LABELS = {"cml_framework": "custom", "cml_ssh_user": "debian"}
 _TRAINING_IMAGE = "cml-mxnet"
 #: seconds that the parts may take, many times what they do take
 _LIMIT = {"up": 900, "image": 1200, "contract": 1200, "tests": 2400}
@@ -91,6 +91,7 @@ def _environment(harness: Path, ours: bool) -> dict[str, str]:
         "CML_TEST_TRAINING_IMAGE": _TRAINING_IMAGE, "CML_TEST_TRAINING_FLAVOR": "m1.medium",
         "CML_TEST_SCARCE_FLAVOR": "g1.small", "CML_TEST_SCARCE_LARGE_FLAVOR": "g1.medium",
         "CML_TEST_EXTERNAL_NETWORK": "public", "CML_CONTRACT_INNER_NETWORK": "private-alpha",
+        "CML_TEST_SSH_SOURCE": "172.24.4.0/23",  # of both networks that this machine is on
         "CML_TEST_INJECT": str(harness / "inject"), "CML_TEST_CLOUD_LOGS": str(state / "log"),
         **({"CML_TEST_WHOLE_CLOUD": "1"} if ours else {}),
     }
@@ -98,9 +99,12 @@ def _environment(harness: Path, ours: bool) -> dict[str, str]:
 
 def _label(parts: Parts, venv: bootstrap.Venv, env: dict[str, str]) -> bool:
     """Tell the service what is in the images that the harness has."""
-    labels = [part for name, value in _LABELS.items() for part in ("--property", f"{name}={value}")]
-    return all(parts.run(f"realcloud: label {image}", [venv.command("openstack"), "image", "set", *labels, image], env, limit=120)
-               for image in _PLAIN_IMAGES)
+    def label(image: str, version: str) -> bool:
+        labels = {**_LABELS, "cml_framework_version": version}
+        properties = [part for name, value in labels.items() for part in ("--property", f"{name}={value}")]
+        return parts.run(f"realcloud: label {image}", [venv.command("openstack"), "image", "set", *properties, image], env, limit=120)
+
+    return all(label(image, version) for image, version in _PLAIN_IMAGES.items())
 
 
 def _build_image(parts: Parts, state_dir: Path, env: dict[str, str]) -> bool:
