@@ -101,7 +101,8 @@ class Fleet:
         }
         if availability_zone:
             server["availability_zone"] = availability_zone
-        what = f"create {count} servers for job {job_id}"
+        # Nova doesn't always name what it can't find
+        what = f"create {count} servers of flavor {flavor_id} from image {image_id} for job {job_id}"
         try:
             rest.post(self._connection, "compute", "/servers", what, {"server": server})
         except exception.NotFound as error:

@@ -3,11 +3,13 @@
 ============================  =============================================================================================
 CML_CONTRACT_CLOUD            entry of clouds.yaml; without it the local cloud is started and used
 CML_CONTRACT_ADMIN_CLOUD      entry of an administrator of the same cloud
-CML_CONTRACT_OTHER_CLOUD      entry of a user of another project
+CML_CONTRACT_OTHER_CLOUD      entry of a user of another project, whose quota the tests change for moments
 CML_CONTRACT_IMAGE            image that takes cloud-config user data, with the property cml_framework
 CML_CONTRACT_FLAVOR           flavor of which there is room for 4 servers
 CML_CONTRACT_NETWORK          network whose addresses can be reached from here
-CML_CONTRACT_SCARCE_FLAVOR    flavor of which there is room for one server at least, but not for CML_CONTRACT_SCARCE_COUNT
+CML_CONTRACT_INNER_NETWORK    network that is connected to CML_CONTRACT_FLOATING_NETWORK by a router; without these two the tests of
+CML_CONTRACT_FLOATING_NETWORK floating addresses, which are taken from the latter, are left out
+CML_CONTRACT_SCARCE_FLAVOR    flavor with accelerators, with room for one server at least, but not for CML_CONTRACT_SCARCE_COUNT
 CML_CONTRACT_SCARCE_COUNT     that many
 CML_CONTRACT_BOOT_TIMEOUT     seconds that a server may take until SSH answers; 300 by default
 ============================  =============================================================================================
@@ -15,21 +17,24 @@ CML_CONTRACT_BOOT_TIMEOUT     seconds that a server may take until SSH answers; 
 
 from __future__ import annotations
 
+import io
 import os
 import secrets
+import socket
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import openstack
+import paramiko
 import pytest
 from openstack import connection as sdk_connection
 from oslo_config import cfg
 
 from cml_nova import conf as cml_conf
 from cml_nova.compute import catalog as compute_catalog
-from cml_nova.compute import session
+from cml_nova.compute import rest, session
 from cml_nova.compute.fleet import Fleet, Server
 from cml_nova.remote.keys import generate_keypair
 from cml_nova.remote.userdata import cloud_config
@@ -43,24 +48,30 @@ class Target:
 
     cloud: str
     admin_cloud: str
+    other_cloud: str
     image: str
     flavor: str
     network: str
     scarce_flavor: str
     scarce_count: int
     boot_timeout: float
+    inner_network: str = ""
+    floating_network: str = ""
     local: LocalCloud | None = None
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "local_cloud: needs the local cloud's fault API or its counts of requests")
+    config.addinivalue_line("markers", "real_network: needs networks that are apart and security groups in force, unlike the local cloud's")
+    config.addinivalue_line("markers", "floating: needs floating addresses")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what needs the local cloud's fault API or counters when another cloud is under test."""
-    if "CML_CONTRACT_CLOUD" not in os.environ:
-        return
-    out = [item for item in items if item.get_closest_marker("local_cloud")]
+    """Leave out what the cloud under test has not got."""
+    missing = ["real_network"] if "CML_CONTRACT_CLOUD" not in os.environ else ["local_cloud"]
+    if missing == ["local_cloud"] and not os.environ.get("CML_CONTRACT_FLOATING_NETWORK"):
+        missing.append("floating")
+    out = [item for item in items if any(item.get_closest_marker(name) for name in missing)]
     config.hook.pytest_deselected(items=out)
     items[:] = [item for item in items if item not in out]
 
@@ -71,16 +82,18 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     env = os.environ
     if "CML_CONTRACT_CLOUD" in env:
         yield Target(
-            env["CML_CONTRACT_CLOUD"], env["CML_CONTRACT_ADMIN_CLOUD"], env["CML_CONTRACT_IMAGE"], env["CML_CONTRACT_FLAVOR"],
-            env["CML_CONTRACT_NETWORK"], env["CML_CONTRACT_SCARCE_FLAVOR"], int(env["CML_CONTRACT_SCARCE_COUNT"]),
-            float(env.get("CML_CONTRACT_BOOT_TIMEOUT", "300")))
+            env["CML_CONTRACT_CLOUD"], env["CML_CONTRACT_ADMIN_CLOUD"], env["CML_CONTRACT_OTHER_CLOUD"], env["CML_CONTRACT_IMAGE"],
+            env["CML_CONTRACT_FLAVOR"], env["CML_CONTRACT_NETWORK"], env["CML_CONTRACT_SCARCE_FLAVOR"],
+            int(env["CML_CONTRACT_SCARCE_COUNT"]), float(env.get("CML_CONTRACT_BOOT_TIMEOUT", "300")),
+            env.get("CML_CONTRACT_INNER_NETWORK", ""), env.get("CML_CONTRACT_FLOATING_NETWORK", ""))
         return
     local = LocalCloud(tmp_path_factory.mktemp("cloud"), gpus=8)
     try:
         local.start()
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("OS_CLIENT_CONFIG_FILE", str(Path(local.directory) / "clouds.yaml"))
-            yield Target("local-service", "local-admin", "plain", "cpu.small", "local-net", "gpu.large", 3, 60, local)
+            yield Target("local-service", "local-admin", "local-other", "plain", "cpu.small", "local-net", "gpu.large", 3, 60,
+                         "local-net", "local-external", local)
     finally:
         local.stop()
 
@@ -97,10 +110,15 @@ def local(target: Target) -> Iterator[LocalCloud]:
 @pytest.fixture(scope="session")
 def conf(target: Target) -> cfg.ConfigOpts:
     """Options of a deployment of its own on the cloud under test."""
+    return make_conf(cloud=target.cloud, deployment=f"contract-{secrets.token_hex(4)}", network=target.network)
+
+
+def make_conf(**options: object) -> cfg.ConfigOpts:
+    """Make options whose group [cloud] has what is given."""
     made = cfg.ConfigOpts()
     cml_conf.register_opts(made)
     made([], project="cml_nova")
-    for name, value in {"cloud": target.cloud, "deployment": f"contract-{secrets.token_hex(4)}", "network": target.network}.items():
+    for name, value in options.items():
         made.set_override(name, value, group="cloud")
     return made
 
@@ -114,7 +132,13 @@ def connection(conf: cfg.ConfigOpts) -> sdk_connection.Connection:
 @pytest.fixture(scope="session")
 def admin(target: Target) -> sdk_connection.Connection:
     """An administrator's connection."""
-    return openstack.connect(cloud=target.admin_cloud, compute_default_microversion="2.90")
+    return openstack.connect(cloud=target.admin_cloud, compute_default_microversion=rest.MICROVERSION)
+
+
+@pytest.fixture(scope="session")
+def other(target: Target) -> sdk_connection.Connection:
+    """A connection of a user of another project."""
+    return session.service_connection(make_conf(cloud=target.other_cloud))
 
 
 @pytest.fixture(scope="session")
@@ -165,14 +189,35 @@ class Job:
             image_id=self._image.id, network_id=self._fleet.network_id(), group_id=self._fleet.ensure_group(self.id, self.ssh_port),
             user_data=cloud_config(*self.keys.host, [self.keys.user[1]], self.ssh_user))
 
+    def connect(self, address: str) -> paramiko.Transport:
+        """Connect as a worker would: until the machine shows the job's host key and takes the user's."""
+        def attempt() -> paramiko.Transport | None:
+            transport = None
+            try:
+                transport = paramiko.Transport(socket.create_connection((address, self.ssh_port), timeout=5))
+                transport.start_client(timeout=10)
+                key = transport.get_remote_server_key()
+                if f"{key.get_name()} {key.get_base64()}" == " ".join(self.keys.host[1].split()[:2]):
+                    transport.auth_publickey(self.ssh_user, private(self.keys.user[0]))
+                    return transport
+            except (OSError, EOFError, paramiko.SSHException):
+                pass
+            if transport:
+                transport.close()
+            return None
+
+        found = until(attempt, self._target.boot_timeout, f"SSH at {address}:{self.ssh_port}", interval=0.2)
+        assert found is not None
+        return found
+
     def servers(self) -> list[Server]:
         return self._fleet.servers(self.id)
 
     def settled(self) -> list[Server]:
-        """Wait until none of the servers is being built, and give them."""
+        """Wait until none of the servers is being built, and those in ERROR say why, and give them."""
         def none_in_build() -> list[Server]:
             servers = self.servers()
-            return servers if servers and all(s.status != "BUILD" for s in servers) else []
+            return servers if all(s.status != "BUILD" and (s.status != "ERROR" or s.fault) for s in servers) else []
 
         return until(none_in_build, self._target.boot_timeout, "servers that are no longer in BUILD", interval=0.1)
 
@@ -185,8 +230,40 @@ class Job:
     def gone(self) -> None:
         """Delete all servers and wait until they are gone."""
         ids = [server.id for server in self.servers()]
+        if not ids:
+            return
         self._fleet.delete(ids)
         until(lambda: not self.servers() and not self._fleet.remaining(ids), 120, f"the end of {ids}", interval=0.1)
+
+    def clean(self) -> None:
+        """Take everything away that the job has."""
+        self.gone()
+        self._fleet.delete_ports(self._fleet.leftover_ports(self.id))
+        self._fleet.delete_groups(self.id)
+
+
+def private(text: str) -> paramiko.PKey:
+    return paramiko.Ed25519Key.from_private_key(io.StringIO(text))
+
+
+def run(transport: paramiko.Transport, command: str) -> tuple[int, str]:
+    """Run a command on a machine; give its exit status and what it prints."""
+    channel = transport.open_session()
+    channel.exec_command(command)
+    output = channel.makefile().read().decode()
+    return channel.recv_exit_status(), output
+
+
+@pytest.fixture(scope="session")
+def pair(fleet: Fleet, target: Target, image: compute_catalog.Image, catalog: compute_catalog.Catalog) -> Iterator[Job]:
+    """A job with two active servers, for tests that leave them as they are: a real machine takes its time to boot."""
+    made = Job(fleet, target, image, catalog.get_flavor(target.flavor).id)
+    try:
+        made.create(2, pool=3)
+        made.active()
+        yield made
+    finally:
+        made.clean()
 
 
 @pytest.fixture
@@ -194,6 +271,4 @@ def job(fleet: Fleet, target: Target, image: compute_catalog.Image, catalog: com
     """A job without servers; whatever it gets is taken away at the end."""
     made = Job(fleet, target, image, catalog.get_flavor(target.flavor).id)
     yield made
-    made.gone()
-    fleet.delete_ports(fleet.leftover_ports(made.id))
-    fleet.delete_groups(made.id)
+    made.clean()

@@ -1,72 +1,76 @@
-"""What the cloud does inside a server: user data reaches it, before SSH answers."""
+"""What the cloud does inside a server: user data reaches it, its firewall is in force, and it is silent when it is gone."""
 
 from __future__ import annotations
 
-import io
 import socket
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import ExitStack
 
 import paramiko
 import pytest
 
-from tests.contract.conftest import Job, Target
+from cml_nova.compute.fleet import Server
+from tests.contract.conftest import Job, private, run
 from tests.harness.waiting import until
 
-
-def connect(address: str, port: int, timeout: float) -> paramiko.Transport:
-    """Connect until something speaks SSH, and give the connection with keys exchanged."""
-    def attempt() -> paramiko.Transport | None:
-        try:
-            transport = paramiko.Transport(socket.create_connection((address, port), timeout=5))
-            transport.start_client(timeout=10)
-        except (OSError, paramiko.SSHException):
-            return None
-        return transport
-
-    found = until(attempt, timeout, f"SSH at {address}:{port}", interval=0.2)
-    assert found is not None
-    return found
+PORT = 8765
 
 
-def private(text: str) -> paramiko.PKey:
-    return paramiko.Ed25519Key.from_private_key(io.StringIO(text))
+@pytest.fixture(scope="module")
+def connected(pair: Job) -> Iterator[list[tuple[Server, paramiko.Transport]]]:
+    """The servers of the pair, and a connection to each."""
+    with ExitStack() as stack:
+        found = []
+        for server in pair.servers():
+            assert server.address
+            transport = pair.connect(server.address)
+            stack.callback(transport.close)
+            found.append((server, transport))
+        yield found
 
 
-def test_host_key_and_user_key_come_from_user_data(job: Job, target: Target) -> None:
-    job.create(2)
-    for server in job.active():
-        assert server.address
-        with closing(connect(server.address, job.ssh_port, target.boot_timeout)) as transport:
-            key = transport.get_remote_server_key()
-            assert f"{key.get_name()} {key.get_base64()}" == " ".join(job.keys.host[1].split()[:2])
-            transport.auth_publickey(job.ssh_user, private(job.keys.user[0]))
-            channel = transport.open_session()
-            channel.exec_command("pwd; printf %s \"$HOME\"")
-            directory, home = channel.makefile().read().decode().splitlines()
-            assert channel.recv_exit_status() == 0
-            assert directory == home
+def test_host_key_and_user_key_come_from_user_data(connected: list[tuple[Server, paramiko.Transport]]) -> None:
+    for _, transport in connected:
+        code, output = run(transport, "pwd; printf %s \"$HOME\"")
+        assert code == 0
+        directory, home = output.splitlines()
+        assert directory == home
 
 
-def test_other_keys_do_not_open_it(job: Job, target: Target) -> None:
-    job.create(1)
-    (server,) = job.active()
-    assert server.address
-    with closing(connect(server.address, job.ssh_port, target.boot_timeout)) as transport:
+def test_other_keys_do_not_open_it(pair: Job, connected: list[tuple[Server, paramiko.Transport]]) -> None:
+    server, _ = connected[0]
+    transport = paramiko.Transport(socket.create_connection((server.address, pair.ssh_port), timeout=10))
+    try:
+        transport.start_client(timeout=30)
         with pytest.raises(paramiko.AuthenticationException):
-            transport.auth_publickey(job.ssh_user, private(job.keys.host[0]))
+            transport.auth_publickey(pair.ssh_user, private(pair.keys.host[0]))
+    finally:
+        transport.close()
 
 
-def test_a_deleted_server_answers_no_more(job: Job, target: Target) -> None:
+@pytest.mark.real_network
+def test_only_ssh_is_open_outside_and_everything_inside(connected: list[tuple[Server, paramiko.Transport]]) -> None:
+    (first, listener), (_, inside) = connected
+    assert first.address
+    code, output = run(listener, f"nohup python3 -m http.server {PORT} >/dev/null 2>&1 & echo started")
+    assert (code, output) == (0, "started\n")
+    probe = f"import socket; print(socket.create_connection(('{first.address}', {PORT}), 5).getpeername()[1])"
+    until(lambda: run(inside, f'python3 -c "{probe}"') == (0, f"{PORT}\n"), 60, "a connection from the other server", interval=0.5)
+    with pytest.raises(TimeoutError):
+        socket.create_connection((first.address, PORT), timeout=3).close()
+
+
+def test_a_deleted_server_answers_no_more(job: Job) -> None:
     job.create(1)
     (server,) = job.active()
     address = server.address
     assert address
-    connect(address, job.ssh_port, target.boot_timeout).close()
+    job.connect(address).close()
     job.gone()
 
     def silent() -> bool:
         try:
-            socket.create_connection((address, job.ssh_port), timeout=2).close()
+            socket.create_connection((address, job.ssh_port), timeout=1).close()
         except OSError:
             return True
         return False

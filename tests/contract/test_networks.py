@@ -9,8 +9,9 @@ from openstack import connection as sdk_connection
 
 from cml_nova import exception
 from cml_nova.compute import rest
+from cml_nova.compute.catalog import Catalog, Image
 from cml_nova.compute.fleet import Fleet
-from tests.contract.conftest import Job
+from tests.contract.conftest import Job, Target, make_conf
 
 
 def ingress(connection: sdk_connection.Connection, group_id: str) -> list[tuple[object, ...]]:
@@ -26,6 +27,9 @@ def test_a_group_has_its_rules_and_is_made_once(job: Job, fleet: Fleet, connecti
     assert fleet.ensure_group(job.id, 2200) == group_id
     assert len(ingress(connection, group_id)) == 3
     assert fleet.groups(job.id) == [group_id]
+    rules = connection.network.get_security_group(group_id).security_group_rules
+    egress = [(rule["ethertype"], rule["protocol"], rule["remote_ip_prefix"]) for rule in rules if rule["direction"] == "egress"]
+    assert sorted(egress) == [("IPv4", None, None), ("IPv6", None, None)], "everything may go out"
 
 
 def test_missing_rules_are_added(job: Job, fleet: Fleet, connection: sdk_connection.Connection) -> None:
@@ -71,29 +75,31 @@ def test_groups_are_filtered_by_name_description_and_project(connection: sdk_con
         connection.network.delete_security_group(made)
 
 
-def test_a_group_in_use_stays(job: Job, fleet: Fleet) -> None:
-    job.create(1)
-    job.active()
+def test_a_group_in_use_stays(pair: Job, fleet: Fleet) -> None:
     with pytest.raises(exception.CloudError, match="in use"):
-        fleet.delete_groups(job.id)
-    assert len(fleet.groups(job.id)) == 1
-    job.gone()
-    fleet.delete_groups(job.id)
-    assert fleet.groups(job.id) == []
-    fleet.delete_groups(job.id)
+        fleet.delete_groups(pair.id)
+    assert len(fleet.groups(pair.id)) == 1
 
 
-def test_ports_of_servers_are_found_and_go_with_them(job: Job, fleet: Fleet, connection: sdk_connection.Connection) -> None:
-    job.create(2)
-    servers = job.active()
+def test_ports_of_servers_have_the_jobs_group_alone(pair: Job, fleet: Fleet, connection: sdk_connection.Connection) -> None:
+    servers = pair.servers()
     found = {port.device_id: port for server in servers for port in connection.network.ports(device_id=server.id)}
     assert set(found) == {server.id for server in servers}
     for server in servers:
         assert [ip["ip_address"] for ip in found[server.id].fixed_ips] == [server.address]
-        assert found[server.id].security_group_ids == fleet.groups(job.id)
-    assert sorted(fleet.leftover_ports(job.id)) == sorted(port.id for port in found.values())
+        assert found[server.id].security_group_ids == fleet.groups(pair.id), "and not the project's default group"
+    assert sorted(fleet.leftover_ports(pair.id)) == sorted(port.id for port in found.values())
+
+
+def test_ports_and_their_groups_use_go_with_the_servers(job: Job, fleet: Fleet) -> None:
+    job.create(1)
+    job.active()
+    assert len(fleet.leftover_ports(job.id)) == 1
     job.gone()
     assert fleet.leftover_ports(job.id) == []
+    fleet.delete_groups(job.id)
+    assert fleet.groups(job.id) == []
+    fleet.delete_groups(job.id)
 
 
 def test_a_port_that_was_left_behind_is_found_and_deleted(job: Job, fleet: Fleet, connection: sdk_connection.Connection) -> None:
@@ -106,3 +112,32 @@ def test_a_port_that_was_left_behind_is_found_and_deleted(job: Job, fleet: Fleet
     fleet.delete_ports([port.id])
     fleet.delete_groups(job.id)
     assert fleet.groups(job.id) == []
+
+
+@pytest.mark.parametrize(("quota", "resource"), [("security_groups", "security_group"), ("security_group_rules", "security_group_rule")])
+def test_more_than_the_quota_is_refused(other: sdk_connection.Connection, admin: sdk_connection.Connection, target: Target, quota: str,
+                                        resource: str) -> None:
+    fleet, project, job_id = Fleet(make_conf(cloud=target.other_cloud), other), other.current_project_id, str(uuid.uuid4())
+    before = getattr(admin.network.get_quota(project), quota)
+    admin.network.update_quota(project, **{quota: 0})
+    try:
+        with pytest.raises(exception.CloudQuota, match=f"Quota exceeded for resources: .'{resource}'.."):
+            fleet.ensure_group(job_id)
+    finally:
+        admin.network.update_quota(project, **{quota: before})
+        fleet.delete_groups(job_id)
+
+
+def test_no_ports_by_quota_is_no_servers(other: sdk_connection.Connection, admin: sdk_connection.Connection, target: Target, image: Image,
+                                         catalog: Catalog) -> None:
+    fleet = Fleet(make_conf(cloud=target.other_cloud, network=target.network), other)
+    project, job_id = other.current_project_id, str(uuid.uuid4())
+    before = admin.network.get_quota(project).ports
+    admin.network.update_quota(project, ports=0)
+    try:
+        with pytest.raises(exception.CloudQuota, match="Maximum number of ports exceeded"):
+            fleet.create(job_id=job_id, generation=1, pool=0, name="cml-contract", count=1, image_id=image.id, user_data="",
+                         flavor_id=catalog.get_flavor(target.flavor).id, network_id=fleet.network_id(), group_id="default")
+        assert fleet.servers(job_id) == []
+    finally:
+        admin.network.update_quota(project, ports=before)
