@@ -133,7 +133,7 @@ class Machine:
 
         :param timeout: seconds for all of it.
         :raises HostKeyRefused: another key answers under this address.
-        :raises RemoteError: anything else went wrong, which may pass.
+        :raises RemoteError: anything else went wrong, which may pass; its detail ``answered`` is set where a machine was there.
         """
         with self._connecting:
             if self.connected and self.hello:
@@ -300,7 +300,7 @@ class Machine:
             transport.auth_publickey(access.user, paramiko.Ed25519Key.from_private_key(io.StringIO(access.private_key)))
         except (paramiko.SSHException, OSError, EOFError) as error:
             transport.close()
-            raise exception.RemoteError(f"{access.address}: SSH failed: {_say(error)}.") from error
+            raise exception.RemoteError(f"{access.address}: SSH failed: {_say(error)}.", answered=True) from error
         except BaseException:
             transport.close()
             raise

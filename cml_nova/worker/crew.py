@@ -12,6 +12,7 @@ from oslo_log import log as logging
 
 from cml_nova import exception
 from cml_nova.remote import Access, Machine, Options
+from cml_nova.storage.base import package_key
 from cml_nova.worker.work import Work
 
 LOG = logging.getLogger(__name__)
@@ -20,6 +21,10 @@ T = TypeVar("T")
 
 #: seconds between tries to connect to a machine that may be about to come up: first, and at most
 _PAUSE_MIN, _PAUSE_MAX = 0.1, 0.5
+#: most seconds of such a pause after a machine has answered, but let nobody in
+_PAUSE_BUSY = 3.0
+#: bytes read of a package at a time
+_PIECE = 1024 * 1024
 #: how much longer than the first one, at most, a try to connect may take
 _PATIENCE = 8
 
@@ -40,12 +45,20 @@ class Crew:
         self._pool = ThreadPoolExecutor(size, thread_name_prefix=f"crew-{work.job.id[:8]}")
 
     def expect(self, rank: int, address: str) -> Future[Machine]:
-        """Start to connect to a node whose address is known now; the same again is the same connection, for as long as it stands."""
+        """Start to connect to a node whose address is known now, and bring it the code; no node waits for a slower one.
+
+        The same again is the same connection, for as long as it stands. A node that refuses the code makes it a NodeCommandFailed.
+        """
         with self._lock:
             known = self._coming.get(rank)
             if known is None or known[0] != address or _is_over(known[1]):
-                known = self._coming[rank] = (address, self._pool.submit(self.connect, rank, address))
+                known = self._coming[rank] = (address, self._pool.submit(self._welcome, rank, address))
             return known[1]
+
+    def _welcome(self, rank: int, address: str) -> Machine:
+        machine = self.connect(rank, address)
+        _bring_code(self._work, machine)
+        return machine
 
     def connect(self, rank: int, address: str) -> Machine:
         """Give the connection to a node, making it for as long as it takes.
@@ -56,7 +69,7 @@ class Crew:
         machine = self._machine(rank, address)
         pause, refused_since, patience = _PAUSE_MIN, None, self._work.conf.remote.connect_timeout
         while not self._closed.is_set() and self._is_current(rank, machine):
-            began = time.monotonic()
+            began, answered = time.monotonic(), True
             known = machine.connected
             try:
                 machine.connect(patience)
@@ -69,11 +82,13 @@ class Crew:
                 if time.monotonic() - refused_since > self._work.conf.remote.unreachable_after:
                     raise
             except exception.RemoteError as error:
+                answered = bool(error.detail.get("answered"))
                 LOG.debug("Job %s: node %d at %s does not answer yet: %s", self._work.job.id, rank, address, error)
                 if time.monotonic() - began > patience / 2:
                     # It does answer, but is too busy to finish in time; cutting it off each time would never get anywhere.
                     patience = min(patience * 2, _PATIENCE * self._work.conf.remote.connect_timeout)
-            self._closed.wait(pause)
+            # A login that fails takes the node's time, too, of which it needs some to get ready.
+            self._closed.wait(max(pause, min(_PAUSE_BUSY, time.monotonic() - began) if answered else 0))
             pause = min(_PAUSE_MAX, pause * 1.5)
         raise exception.RemoteError(f"gave up connecting to node {rank} at {address}")
 
@@ -126,6 +141,15 @@ class Crew:
                 )
                 known = self._machines[rank] = (address, Machine(access, conf.root, self._options))
             return known[1]
+
+
+def _bring_code(work: Work, machine: Machine) -> None:
+    """Upload the job's package; a node that has it already takes no second copy."""
+    source = work.job.spec.get("source")
+    if not source:
+        return
+    with work.tools.storage.open(package_key(work.job.project_id, source["sha256"])) as package:
+        machine.upload("code", source["sha256"], iter(lambda: package.read(_PIECE), b""))
 
 
 def _is_over(connecting: Future[Machine]) -> bool:

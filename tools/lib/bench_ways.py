@@ -165,19 +165,21 @@ class Plain(Way):
         key = paramiko.Ed25519Key.from_private_key(io.StringIO(self.private))
         deadline = time.monotonic() + LIMIT
         while True:
+            began = time.monotonic()
             client = paramiko.SSHClient()
             client.set_missing_host_key_policy(_AnyKey())
             try:
-                client.connect(address, 22, self.target.user, pkey=key, timeout=1, banner_timeout=15, auth_timeout=15, look_for_keys=False,
+                client.connect(address, 22, self.target.user, pkey=key, timeout=1, banner_timeout=90, auth_timeout=90, look_for_keys=False,
                                allow_agent=False)
-                if client.exec_command("true", timeout=15)[1].channel.recv_exit_status() == 0:
+                if client.exec_command("true", timeout=90)[1].channel.recv_exit_status() == 0:
                     return
             except (paramiko.SSHException, OSError, EOFError):
                 if time.monotonic() > deadline:
                     raise
             finally:
                 client.close()
-            time.sleep(TRY)
+            # A login that is refused costs a slow guest a second or more, which it needs to get ready.
+            time.sleep(max(TRY, time.monotonic() - began))
 
 
 class _AnyKey(paramiko.MissingHostKeyPolicy):

@@ -11,7 +11,6 @@ from oslo_log import log as logging
 from cml_nova import exception
 from cml_nova.remote import Machine, ProcessSpec, ProcessState
 from cml_nova.states import Cause, Outcome, Phase
-from cml_nova.storage.base import package_key
 from cml_nova.worker.crew import Crew
 from cml_nova.worker.logs import LogSaver
 from cml_nova.worker.processes import SETUP_ATTEMPT, user_environment, working_directory
@@ -19,7 +18,6 @@ from cml_nova.worker.work import Work
 
 LOG = logging.getLogger(__name__)
 
-_PIECE = 1024 * 1024
 _TICK = 0.5
 
 
@@ -38,7 +36,6 @@ def run(work: Work, crew: Crew) -> None:
             _await(work, crew.expect(node["rank"], work.access(node)), node)
         if work.ended_early():
             return work.report(phase=Phase.TEARDOWN)
-        _raise_first(work, crew.each(lambda rank, machine: _upload(work, machine), _ranks(work)))
         if work.job.spec.get("setup"):
             _set_up(work, crew)
         if work.ended_early():
@@ -56,7 +53,7 @@ def _ranks(work: Work) -> range:
 
 
 def _await(work: Work, connecting: Future[Machine], node: dict[str, Any]) -> None:
-    """Wait for a node's connection while there is time and the job is wanted."""
+    """Wait for a node's connection, and for the code to be there, while there is time and the job is wanted."""
     limit = work.conf.conductor.bootstrap_timeout
     while not work.ended_early():
         try:
@@ -65,7 +62,7 @@ def _await(work: Work, connecting: Future[Machine], node: dict[str, Any]) -> Non
         except TimeoutError:
             if work.job.phase_seconds > limit:
                 raise _NotReady(Cause.INFRA_LOST, f"{_name(node)} did not answer by SSH within {limit} s.") from None
-        except exception.HostKeyRefused as error:
+        except (exception.HostKeyRefused, exception.NodeCommandFailed) as error:
             raise _NotReady(Cause.PLATFORM, f"{_name(node)}: {error.message}") from error
 
 
@@ -80,15 +77,6 @@ def _raise_first(work: Work, results: dict[int, Any]) -> None:
             raise _NotReady(Cause.PLATFORM, f"{_name(work.job.nodes[rank])}: {result.message}")
         if isinstance(result, exception.RemoteError):
             raise result
-
-
-def _upload(work: Work, machine: Machine) -> None:
-    """Bring the code; a node that has it already takes no second copy."""
-    source = work.job.spec.get("source")
-    if not source:
-        return
-    with work.tools.storage.open(package_key(work.job.project_id, source["sha256"])) as package:
-        machine.upload("code", source["sha256"], iter(lambda: package.read(_PIECE), b""))
 
 
 def _set_up(work: Work, crew: Crew) -> None:
