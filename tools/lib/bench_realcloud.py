@@ -68,7 +68,7 @@ def stack(options: argparse.Namespace, directory: Path) -> Iterator[Stack]:
         flavor=options.flavor, network=options.network, cloud_logs=options.cloud_logs, keep_endpoint="yes")
     with ExitStack() as cleanup:
         port = free_port()
-        cloud = RealCloud(settings, f"http://127.0.0.1:{port}", directory / "account", ACCOUNT)
+        cloud = RealCloud(settings, f"http://127.0.0.1:{port}", Path(options.state_dir) / "bench-account", ACCOUNT)
         cleanup.callback(cloud.close)
         if options.stack == "daemons":
             wanted = ("CML_TEST_RABBIT_URL", "CML_TEST_MYSQL_URL")
