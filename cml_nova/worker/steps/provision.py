@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from oslo_log import log as logging
@@ -73,8 +74,10 @@ def _build(work: Work, crew: Crew, given_up: set[str]) -> list[Server]:
     :param given_up: ids of servers that broke before; the cloud may still show them.
     """
     pools = _pools(work)
-    servers = _look(work)
-    group_id = work.tools.fleet.ensure_group(work.job.id, ssh_port=_ssh_port(work))
+    with ThreadPoolExecutor(1, f"group-{work.job.id[:8]}") as pool:
+        group = pool.submit(work.tools.fleet.ensure_group, work.job.id, ssh_port=_ssh_port(work))  # needs no look
+        servers = _look(work)
+    group_id = group.result()
     for number, (flavor_id, ranks) in enumerate(pools):
         mine = [s for s in servers if s.pool == number]
         _remove(work, [s for s in mine if s.status not in COMING])
