@@ -159,7 +159,7 @@ class Checks(upgradecheck.UpgradeCommands):
             read = storage.read(key, 0, 16)
             storage.delete(key)
         except (OSError, ValueError, stevedore_exception.NoMatches) as error:
-            return upgradecheck.Result(_FAILURE, f"[storage]: {error}")
+            return upgradecheck.Result(_FAILURE, f"[storage]: {error}; everything below path must belong to the service's user")
         if read != b"probe":
             return upgradecheck.Result(_FAILURE, "[storage] gives back what it was not given")
         return upgradecheck.Result(_SUCCESS)

@@ -20,13 +20,17 @@ WHO: dict[str, dict[str, Any]] = {
     "admin": {"roles": "admin,manager,member,reader", "project": "admins"},
     "service": {"roles": "service", "project": "services"},
     "stranger": {"roles": "member,reader", "project": "blue"},
-    "no role": {"roles": "auditor"},
+    "colleague": {"roles": "member,reader", "user": "bea"},
+    "other manager": {"roles": "manager", "project": "blue"},
+    "no role": {"roles": ""},
+    "strange role": {"roles": "auditor,heat_stack_owner"},
     "nobody": {"project": None},
 }
-READ = {"reader": 200, "member": 200, "manager": 200, "admin": 200, "service": 403, "stranger": 404, "no role": 403, "nobody": 401}
+READ = {"reader": 200, "member": 200, "colleague": 200, "manager": 200, "admin": 200, "service": 403, "stranger": 404, "other manager": 404,
+        "no role": 403, "strange role": 403, "nobody": 401}
 WRITE = READ | {"reader": 403}
 #: lists and the like, which show each project its own
-OWN = READ | {"stranger": 200}
+OWN = READ | {"stranger": 200, "other manager": 200}
 MATRIX: dict[str, dict[str, int]] = {
     "POST /v1/jobs": OWN | {"reader": 403},
     "POST /v1/jobs/plan": OWN,
