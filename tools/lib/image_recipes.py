@@ -20,7 +20,7 @@ USER = "cml"
 
 #: what every node needs: a kernel, an init with units for users, SSH, the network, the runner's Python
 BASE = (
-    "initramfs-tools", "zstd", "systemd-sysv", "udev", "libpam-systemd", "systemd-resolved", "libnss-myhostname",
+    "initramfs-tools", "zstd", "busybox-static", "systemd-sysv", "udev", "libpam-systemd", "systemd-resolved", "libnss-myhostname",
     "openssh-server", "python3", "iproute2", "procps", "ca-certificates",
 )
 

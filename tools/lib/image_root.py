@@ -9,12 +9,13 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import image_ramdisk
 import image_recipes
 from image_recipes import PYTHON, SUITE, USER, Recipe
 
 Run = Callable[..., None]
 SITE = f"usr/local/lib/python{PYTHON[0]}.{PYTHON[1]}/dist-packages"
-ENABLED = ("cml-firstboot.service", "systemd-networkd.service", "systemd-resolved.service", "ssh.service")
+ENABLED = ("cml-firstboot.service", "cml-poweroff.path", "systemd-networkd.service", "ssh.service")
 #: nothing of these does a node of a job any good, and each costs it time at boot
 MASKED = (
     "apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "e2scrub_reap.service", "fstrim.timer",
@@ -29,6 +30,11 @@ MASKED = (
     "modprobe@loop.service", "modprobe@dm_mod.service", "modprobe@efi_pstore.service", "kmod-static-nodes.service",
     "systemd-modules-load.service", "remote-fs.target", "cryptsetup.target", "integritysetup.target", "veritysetup.target",
     "systemd-tmpfiles-clean.timer",
+)
+#: what looks at each boot for things that are not in these images; fstab's stays
+GENERATORS = (
+    "cryptsetup", "debug", "getty", "gpt-auto", "hibernate-resume", "integritysetup", "rc-local", "run", "system-update", "sysv",
+    "veritysetup", "bless-boot",
 )
 LEFT_OUT = ("/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/info/*", "/usr/share/lintian/*",
             "/usr/lib/udev/hwdb.d/*", "/usr/share/bug/*")
@@ -82,6 +88,7 @@ def build(recipe: Recipe, root: Path, mirrors: Sequence[str], run: Run) -> None:
         run(["chroot", str(root), "python3", "-m", "compileall", "-q", "-j", "0", "/" + SITE], "compiling", check=False)
     run(["chroot", str(root), "useradd", "--create-home", "--uid", "1000", "--shell", "/bin/sh", USER], "the login")
     settle(root, run)
+    image_ramdisk.build(root, kernel_files(root)[1], run)
 
 
 def settle(root: Path, run: Run) -> None:
@@ -94,8 +101,17 @@ def settle(root: Path, run: Run) -> None:
         path = system / unit
         path.unlink(missing_ok=True)
         path.symlink_to("/dev/null")
+    generators = root / "etc/systemd/system-generators"
+    generators.mkdir(exist_ok=True)
+    for name in GENERATORS:
+        path = generators / f"systemd-{name}-generator"
+        path.unlink(missing_ok=True)
+        path.symlink_to("/dev/null")
     run(["systemctl", f"--root={root}", "--quiet", "reenable", *ENABLED], "the units")
     run(["systemctl", f"--root={root}", "--quiet", "set-default", "multi-user.target"], "the units")
+    # the resolver may come late: nothing of the boot is to wait for it
+    run(["systemctl", f"--root={root}", "--quiet", "disable", "systemd-resolved.service"], "the units")
+    run(["systemctl", f"--root={root}", "--quiet", "add-wants", "multi-user.target", "systemd-resolved.service"], "the units")
     (root / "etc/machine-id").write_text("")  # made at boot; "uninitialized" would have every unit preset anew
     for path in [*root.glob("etc/ssh/ssh_host_*"), *root.glob("var/lib/dpkg/*-old"), *root.glob("var/cache/apt/*.bin")]:
         path.unlink()

@@ -6,6 +6,7 @@ import itertools
 import json
 import shutil
 import struct
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ sys.path.insert(0, str(REPOSITORY / "tools" / "lib"))
 import build_image  # noqa: E402 -- found by the line above
 import image_disk  # noqa: E402
 import image_glance  # noqa: E402
+import image_ramdisk  # noqa: E402
 import image_recipes  # noqa: E402
 import image_root  # noqa: E402
 
@@ -325,3 +327,24 @@ def test_an_image_is_known_only_when_it_is_whole(tmp_path: Path) -> None:
     assert build_image.read(tmp_path) == json.loads((tmp_path / "image.json").read_text())
 
 
+
+
+def test_ramdisk_has_the_drivers_and_what_they_need_once_and_in_order() -> None:
+    text = "builtin ext4\ninsmod /lib/modules/6/virtio.ko \ninsmod /lib/modules/6/virtio_pci.ko \n"
+    text += "insmod /lib/modules/6/virtio.ko \ninsmod /lib/modules/6/virtio_blk.ko \n"
+    assert [Path(name).name for name in image_ramdisk.module_files(text)] == ["virtio.ko", "virtio_pci.ko", "virtio_blk.ko"]
+
+
+@pytest.mark.skipif(not shutil.which("cpio"), reason="cpio, which reads the archive back, is not installed")
+def test_ramdisk_is_an_archive_as_others_read_it(tmp_path: Path) -> None:
+    entries = [("bin", 0o40755, b""), ("bin/a", 0o100755, b"#!/bin/sh\n"), ("odd", 0o100644, b"12345")]
+    subprocess.run(["cpio", "--quiet", "-i"], input=image_ramdisk.archive(entries), cwd=tmp_path, check=True)
+    assert (tmp_path / "odd").read_bytes() == b"12345"
+    assert (tmp_path / "bin/a").read_bytes() == b"#!/bin/sh\n" and (tmp_path / "bin/a").stat().st_mode & 0o777 == 0o755
+
+
+def test_ramdisk_archive_is_aligned_and_ends_as_the_kernel_expects() -> None:
+    data = image_ramdisk.archive([("a", 0o100644, b"x")])
+    assert len(data) % 4 == 0 and data.startswith(b"070701") and b"TRAILER!!!\0" in data
+    assert data[6 + 6 * 8:6 + 7 * 8] == b"00000001", "the size of the content"
+    assert data.index(b"x") % 4 == 0, "content begins on four bytes"
