@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import os
 import secrets
 import subprocess
 import sys
@@ -33,6 +34,9 @@ class Service(abc.ABC):
         directory.mkdir(parents=True, exist_ok=True)
         self.url = f"http://127.0.0.1:{port}"
         self.config_file = directory / "cml_nova.conf"
+        # An installation of the service on this machine would lend us its /etc/cml_nova/cml_nova.conf.d; that of the home goes before it.
+        self.env = {"HOME": str(directory)}
+        (directory / ".cml_nova" / "cml_nova.conf.d").mkdir(parents=True, exist_ok=True)
         self._config(cloud, port, transport_url, database_url, options or {})
 
     @property
@@ -84,10 +88,14 @@ class Service(abc.ABC):
         self.config_file.write_text("\n".join(lines))
         self.config_file.chmod(0o600)
 
+    def run(self, program: str, *args: str) -> subprocess.CompletedProcess[str]:
+        """Run one of the operator's commands with the service's configuration."""
+        command = [str(Path(sys.executable).parent / program), "--config-file", str(self.config_file), *args]
+        return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **self.env}, timeout=300)
+
     def manage(self, *args: str) -> str:
         """Run cml-nova-manage; give what it prints."""
-        command = [str(Path(sys.executable).parent / "cml-nova-manage"), "--config-file", str(self.config_file), *args]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = self.run("cml-nova-manage", *args)
         assert done.returncode == 0, f"{args} ended with {done.returncode}:\n{done.stderr}"
         return done.stdout
 
@@ -97,7 +105,8 @@ class Standalone(Service):
 
     def __init__(self, directory: Path, cloud: Cloud, port: int, options: Options | None = None) -> None:
         super().__init__(directory, cloud, port, "fake:/", f"sqlite:///{directory}/cml_nova.sqlite", options)
-        self.daemon = Daemon("standalone", ["cml-nova-standalone", "--config-file", str(self.config_file)], directory / "standalone.log")
+        self.daemon = Daemon("standalone", ["cml-nova-standalone", "--config-file", str(self.config_file)], directory / "standalone.log",
+                             self.env)
 
     @property
     def daemons(self) -> list[Daemon]:
@@ -120,10 +129,11 @@ class Daemons(Service):
         super().__init__(directory, cloud, port, transport_url, self.database.url, options)
         config = ["--config-file", str(self.config_file)]
         self.api = Daemon("api", ["uwsgi", "--ini", str(UWSGI_INI)], directory / "api.log",
-                          {"CML_NOVA_CONFIG_FILES": str(self.config_file), "CML_NOVA_API_BIND": f"127.0.0.1:{port}"})
-        self.conductors = [Daemon(f"conductor-{i}", ["cml-nova-conductor", *config], directory / f"conductor-{i}.log")
+                          {**self.env, "CML_NOVA_CONFIG_FILES": str(self.config_file), "CML_NOVA_API_BIND": f"127.0.0.1:{port}"})
+        self.conductors = [Daemon(f"conductor-{i}", ["cml-nova-conductor", *config], directory / f"conductor-{i}.log", self.env)
                            for i in range(conductors)]
-        self.workers = [Daemon(f"worker-{i}", ["cml-nova-worker", *config], directory / f"worker-{i}.log") for i in range(workers)]
+        self.workers = [Daemon(f"worker-{i}", ["cml-nova-worker", *config], directory / f"worker-{i}.log", self.env)
+                        for i in range(workers)]
 
     @property
     def daemons(self) -> list[Daemon]:

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
 from tests.harness.realcloud import RealCloud
 from tests.harness.stack import Stack
 
 
 def test_upgrade_check_finds_nothing(stack: Stack[RealCloud]) -> None:
     """But that SSH is open to all, where the environment does not say from where it has to be."""
-    program = str(Path(sys.executable).parent / "cml-nova-status")
-    done = subprocess.run([program, "--config-file", str(stack.service.config_file), "upgrade", "check"], capture_output=True, text=True,
-                          check=False, timeout=120)
+    done = stack.service.run("cml-nova-status", "upgrade", "check")
     assert done.returncode == (0 if stack.cloud.settings.ssh_source else 1), done.stdout + done.stderr
     assert "Result: Failure" not in done.stdout
 
