@@ -127,6 +127,18 @@ class Fleet:
         bodies = rest.pages(self._connection, "compute", "/servers", "servers", "list the servers of the project")
         return {str(body["id"]) for body in bodies} & known
 
+    def fault(self, server_id: str) -> str | None:
+        """Ask why a server is in ERROR: one request. Lists need not tell: those of a Nova whose API has the database of another cell
+        than cell0 lack the faults of all servers for which no host was found.
+
+        :returns: None if Nova gives no reason, or does not know the server any more.
+        """
+        try:
+            body = rest.get(self._connection, "compute", f"/servers/{server_id}", f"ask about the server {server_id}")
+        except exception.NotFound:
+            return None
+        return parse_server(body["server"]).fault
+
     def _list_servers(self, what: str, job_id: str | None) -> list[Server]:
         tags = [_DEPLOYMENT + self._deployment, *([_JOB + job_id] if job_id else [])]
         bodies = rest.pages(self._connection, "compute", "/servers/detail", "servers", what, {"tags": ",".join(tags)})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from oslo_log import log as logging
@@ -171,7 +172,7 @@ def _wait_until_active(work: Work, crew: Crew, pools: list[tuple[str, list[int]]
             work.report(phase=Phase.BOOTSTRAPPING, cause=None, status_reason=None,
                         events=[("phase", "All servers are active.", {"phase": str(Phase.BOOTSTRAPPING)})])
             return []
-        fresh = [s for s in servers if s.id not in given_up]
+        fresh = _explained(work, [s for s in servers if s.id not in given_up])
         looks_without_reason = looks_without_reason + 1 if any(s.status not in COMING and not s.fault for s in fresh) else 0
         if not 0 < looks_without_reason < _LOOKS_FOR_REASON:
             broken = _broken(fresh)
@@ -234,6 +235,19 @@ def _expect(work: Work, crew: Crew, servers: Sequence[Server]) -> None:
     for node in work.job.nodes:
         if node["server_id"] in active:
             crew.expect(node["rank"], work.access(node))
+
+
+def _explained(work: Work, servers: Sequence[Server]) -> list[Server]:
+    """Ask why servers broke where no list tells. Where one finds no room that goes for all: then give that one only."""
+    explained = list(servers)
+    for i, server in enumerate(servers):
+        if server.status in COMING:
+            continue
+        if not server.fault:
+            explained[i] = replace(server, fault=work.tools.fleet.fault(server.id))
+        if isinstance(errors.of_fault(explained[i].fault), exception.NoCapacity | exception.CloudQuota):
+            return [explained[i]]
+    return explained
 
 
 def _broken(servers: Sequence[Server]) -> list[Server]:
