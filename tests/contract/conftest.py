@@ -214,10 +214,10 @@ class Job:
         return self._fleet.servers(self.id)
 
     def settled(self) -> list[Server]:
-        """Wait until none of the servers is being built, and those in ERROR say why, and give them."""
+        """Wait until none of the servers is being built, and give them."""
         def none_in_build() -> list[Server]:
             servers = self.servers()
-            return servers if all(s.status != "BUILD" and (s.status != "ERROR" or s.fault) for s in servers) else []
+            return servers if all(s.status != "BUILD" for s in servers) else []
 
         return until(none_in_build, self._target.boot_timeout, "servers that are no longer in BUILD", interval=0.1)
 

@@ -91,7 +91,7 @@ def test_the_external_network_is_for_floating_addresses_only(site: Site, demo: C
     assert (refused.status_code, refused.json["NeutronError"]["type"]) == (403, "HTTPForbidden")
     demo.boot(networks=[{"uuid": external(demo)}])
     site.after(1)
-    server = demo.servers()[0]
+    server = demo.get(f"compute/v2.1/servers/{demo.servers()[0]['id']}")["server"]
     assert server["status"] == "ERROR"
     assert "Failed to allocate the network(s)" in server["fault"]["message"]
     demo.boot("inside", networks="auto")
