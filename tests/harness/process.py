@@ -42,7 +42,7 @@ class Daemon:
         self._process.kill()
         self._process.wait()
 
-    def stop(self, timeout: float = 30) -> int:
+    def stop(self, timeout: float = 45) -> int:
         """Ask it to end, and give its exit code. :raises AssertionError: it does not end in time; it is killed then."""
         if self._process is None:
             return 0

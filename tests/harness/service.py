@@ -53,7 +53,7 @@ class Service(abc.ABC):
         for daemon in self.daemons:
             if not daemon.alive:
                 daemon.start()
-        until(self._ready, 60, "the service's API")
+        until(self._ready, 120, "the service's API")
 
     def stop(self) -> None:
         with contextlib.ExitStack() as stack:  # that one does not end keeps no other one alive
