@@ -208,8 +208,9 @@ def accelerator(extra_specs: Mapping[str, Any]) -> tuple[str | None, int]:
 
 
 def _trait(extra_specs: Mapping[str, Any]) -> str | None:
-    for key, value in sorted(extra_specs.items()):
+    """Give the required custom trait that most likely names the accelerator: one that speaks of a GPU goes before others."""
+    for key in sorted(extra_specs, key=lambda name: ("GPU" not in name, name)):
         match = _TRAIT.match(key)
-        if match and value == "required":
+        if match and extra_specs[key] == "required":
             return match.group(1)
     return None

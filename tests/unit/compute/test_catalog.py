@@ -115,6 +115,8 @@ def test_a_network(catalog: Catalog, cloud: FakeConnection) -> None:
     ({"resources:VGPU": "1"}, "VGPU", 1),
     ({"resources:PGPU": "2", "trait:CUSTOM_NVIDIA_A100": "required"}, "NVIDIA_A100", 2),
     ({"resources:VGPU": "1", "trait:CUSTOM_NVIDIA_A100": "forbidden"}, "VGPU", 1),
+    ({"resources:CUSTOM_GPU": "1", "trait:CUSTOM_FAST_DISK": "required", "trait:CUSTOM_GPU_T4": "required"}, "GPU_T4", 1),
+    ({"resources:CUSTOM_GPU": "2"}, "GPU", 2),
     ({"resources:CUSTOM_GPU_A100": "4"}, "GPU_A100", 4),
     ({"resources1:CUSTOM_GPU_A100": "1", "resources2:CUSTOM_GPU_A100": "1"}, "GPU_A100", 2),
     ({"resources:CUSTOM_FPGA": "1"}, None, 0),
