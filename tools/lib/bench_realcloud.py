@@ -99,6 +99,17 @@ class Ours(Way):
         began = time.time()
         course = Course()
         job_id = self._stack.client.submit(self._document)
+        try:
+            self._watch(course, job_id)
+        except BaseException:
+            self._stack.client.cancel(job_id)
+            self._await(job_id, *TERMINAL)
+            raise
+        course.marks.update(bench_logs.marks([daemon.log_path.read_text() for daemon in self._stack.service.daemons], job_id, began))
+        return course
+
+    def _watch(self, course: Course, job_id: str) -> None:
+        """Note what a user sees of the job."""
         course.mark("accepted")
         readers = [threading.Thread(target=self._await_first_line, args=(course, job_id, rank)) for rank in range(self.target.nodes)]
         self._await(job_id, "RUNNING", *TERMINAL)
@@ -110,8 +121,6 @@ class Ours(Way):
             reader.join()
         assert job["status"] == "SUCCEEDED", self._stack.client.story(job_id)
         assert not self._stack.cloud.servers(job_id), "there are servers left"
-        course.marks.update(bench_logs.marks([daemon.log_path.read_text() for daemon in self._stack.service.daemons], job_id, began))
-        return course
 
     def _await(self, job_id: str, *statuses: str) -> dict[str, Any]:
         while True:
