@@ -15,7 +15,7 @@ from image_recipes import PYTHON, SUITE, USER, Recipe
 
 Run = Callable[..., None]
 SITE = f"usr/local/lib/python{PYTHON[0]}.{PYTHON[1]}/dist-packages"
-ENABLED = ("cml-firstboot.service", "cml-poweroff.path", "systemd-networkd.service", "ssh.service")
+ENABLED = ("cml-firstboot.service", "cml-poweroff.path", "cml-resolver.service", "systemd-networkd.service", "ssh.service")
 #: nothing of these does a node of a job any good, and each costs it time at boot
 MASKED = (
     "apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "e2scrub_reap.service", "fstrim.timer",
@@ -109,9 +109,7 @@ def settle(root: Path, run: Run) -> None:
         path.symlink_to("/dev/null")
     run(["systemctl", f"--root={root}", "--quiet", "reenable", *ENABLED], "the units")
     run(["systemctl", f"--root={root}", "--quiet", "set-default", "multi-user.target"], "the units")
-    # the resolver may come late: nothing of the boot is to wait for it
-    run(["systemctl", f"--root={root}", "--quiet", "disable", "systemd-resolved.service"], "the units")
-    run(["systemctl", f"--root={root}", "--quiet", "add-wants", "multi-user.target", "systemd-resolved.service"], "the units")
+    run(["systemctl", f"--root={root}", "--quiet", "disable", "systemd-resolved.service"], "the units")  # cml-resolver.service starts it
     (root / "etc/machine-id").write_text("")  # made at boot; "uninitialized" would have every unit preset anew
     for path in [*root.glob("etc/ssh/ssh_host_*"), *root.glob("var/lib/dpkg/*-old"), *root.glob("var/cache/apt/*.bin")]:
         path.unlink()
