@@ -125,3 +125,10 @@ def established(api: Api) -> bool:
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     ours = [row for row in rows if row[1].endswith(f":{api.port:04X}") and row[3] == "01"]
     return bool(ours) and all(row[4].endswith(":00000000") and row[9] != "0" for row in ours)
+
+
+def test_term_while_it_loads_ends_it(tmp_path: Path) -> None:
+    api = Api(tmp_path)
+    api.daemon.start()
+    until(lambda: "unix_signal:15" in api.daemon.log_path.read_text(), 60, "uWSGI's start")
+    assert api.daemon.stop(20) == 0
