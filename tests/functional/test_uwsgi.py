@@ -130,5 +130,5 @@ def established(api: Api) -> bool:
 def test_term_while_it_loads_ends_it(tmp_path: Path) -> None:
     api = Api(tmp_path)
     api.daemon.start()
-    until(lambda: "unix_signal:15" in api.daemon.log_path.read_text(), 60, "uWSGI's start")
+    until(lambda: "unix_signal:1 " in api.daemon.log_path.read_text(), 60, "uWSGI's start")
     assert api.daemon.stop(20) == 0
