@@ -12,8 +12,10 @@ _NO_CAPACITY = ("no valid host", "not enough hosts available", "exceeded max sch
                 "insufficient compute resources",
                 # Neutron's pools: IpAddressGenerationFailure, ExternalIpAddressExhausted; Nova's word for the former
                 "no more ip addresses available", "unable to find any ip address on external network", "no fixed ip addresses available")
-# Nova (OverQuota, PortLimitExceeded), Neutron (OverQuota), oslo.limit (ProjectOverLimit).
-_QUOTA = ("quota exceeded", "maximum number of ports exceeded", "over their limit", "maximum number of fixed ips exceeded")
+# Nova (OverQuota, PortLimitExceeded, and its words for a project that is over its quota of ports already), Neutron (OverQuota),
+# oslo.limit (ProjectOverLimit).
+_QUOTA = ("quota exceeded", "maximum number of ports exceeded", "is over the limit", "over their limit",
+          "maximum number of fixed ips exceeded")
 
 
 def _says(text: str, phrases: tuple[str, ...]) -> bool:

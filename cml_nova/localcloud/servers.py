@@ -129,7 +129,9 @@ class Servers:
             ports = [self._networks.add_ports(request.project_id, network, groups, ids) for network in request.networks]
         except errors.ApiError as error:
             if error.kind == "OverQuota":
-                raise errors.forbidden("Maximum number of ports exceeded") from None
+                used, most = (numbers(request.project_id)["port"] for numbers in (self._quotas.used, self._quotas.limits))
+                raise errors.forbidden(f"The number of defined ports: {used} is over the limit: {most}" if used > most
+                                       else "Maximum number of ports exceeded") from None
             raise
         return [self._store.update("server", key, host=HOST, port_ids=[port["id"] for port in own])
                 for key, *own in zip(ids, *ports, strict=True)]

@@ -23,6 +23,7 @@ NOVA_BAD_FLAVOR = {"badRequest": {"code": 400, "message": "Flavor gpu.huge could
     (409, NEUTRON_QUOTA, exception.CloudQuota, "security_group"),
     (413, {"overLimit": {"message": "Quota exceeded for cores"}}, exception.CloudQuota, "cores"),
     (403, {"forbidden": {"message": "Maximum number of ports exceeded"}}, exception.CloudQuota, "ports"),
+    (403, {"forbidden": {"message": "The number of defined ports: 2 is over the limit: 0"}}, exception.CloudQuota, "ports"),
     (400, {"badRequest": {"message": "No valid host was found. There are not enough hosts available."}}, exception.NoCapacity, "hosts"),
     (409, NEUTRON_IN_USE, exception.CloudError, "in use"),
     (401, {"error": {"message": "The request you have made requires authentication."}}, exception.Unauthorized, "authentication"),
