@@ -12,6 +12,7 @@ import re
 import secrets
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from registration import INTERFACES, QUOTAS, Identity, Ledger, Networks, Registr
 
 #: exit code of --check when something is missing
 MISSING = 2
+#: how often the new account is tried, a second apart
+_TRIES = 4
 #: what a password may consist of: the configuration file gives other characters a meaning
 _PASSWORD = re.compile(r"[A-Za-z0-9._~+=:,/@!-]+")
 
@@ -202,8 +205,13 @@ class Registration:
     def _try(self, password: str, network: Any) -> None:
         """Use the account as the service will: check a token of somebody else, and see what nodes are made of."""
         opts = self._opts
-        home, nodes = self._connect(password, opts.service_project), self._connect(password, opts.project)
-        answer = home.identity.get("/auth/tokens", headers={"X-Subject-Token": self._cloud.auth_token})
+        nodes = self._connect(password, opts.project)
+        for _ in range(_TRIES):
+            home = self._connect(password, opts.service_project)
+            answer = home.identity.get("/auth/tokens", headers={"X-Subject-Token": self._cloud.auth_token})
+            if answer.status_code != 401:
+                break
+            time.sleep(1)  # Keystone takes a token of the second in which a password was changed for one from before
         if answer.status_code != 200:
             raise RegistrationError(f"The user {opts.user} may not check tokens with the role service in {opts.service_project}: Keystone "
                                     f"answers {answer.status_code}. Let its policy identity:validate_token allow role:service.")
