@@ -63,6 +63,27 @@ class Venv:
         os.execve(str(self.python), [str(self.python), str(script), *args], self.environ())
 
 
+def launch(name, script, extras, argv):
+    """Go on as ``script`` of this directory in the environment of the state directory that ``argv`` names; never returns.
+
+    :param name: of the tool, for its messages.
+    :param extras: see ``prepare``.
+    """
+    state_dir = default_state_dir()
+    for i, arg in enumerate(argv):
+        if arg == "--state-dir" and i + 1 < len(argv):
+            state_dir = Path(argv[i + 1])
+        elif arg.startswith("--state-dir="):
+            state_dir = Path(arg.partition("=")[2])
+    try:
+        venv = prepare(extras, state_dir)
+    except BootstrapError as error:
+        sys.exit(f"{name}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    venv.replace_process(Path(__file__).with_name(script), argv)
+
+
 def default_state_dir():
     """Give the directory that everything made by the tools lives in, unless the user names another."""
     return REPOSITORY / ".state"
