@@ -89,7 +89,10 @@ class RealCloud(Cloud):
         self.admin: sdk_connection.Connection = openstack.connect(cloud=settings.admin_cloud, compute_default_microversion="2.90")
         self._connections = {settings.admin_cloud: self.admin}
         self.endpoint = endpoint
-        self._account = register(settings, self._registered() if settings.keep_endpoint else endpoint, directory, account)
+        self.account_directory = directory
+        #: the URL that the catalog has for the service
+        self.registered = self._registered() if settings.keep_endpoint else endpoint
+        self._account = register(settings, self.registered, directory)
         account = self._account["cloud"]
         self.service_user = self.admin.identity.find_user(account["username"], ignore_missing=False)
         self.nodes_project = self.admin.identity.find_project(account["project_name"], ignore_missing=False)
