@@ -92,7 +92,7 @@ class RealCloud(Cloud):
         self.account_directory = directory
         #: the URL that the catalog has for the service
         self.registered = self._registered() if settings.keep_endpoint else endpoint
-        self._account = register(settings, self.registered, directory)
+        self._account = register(settings, self.registered, directory, account)
         account = self._account["cloud"]
         self.service_user = self.admin.identity.find_user(account["username"], ignore_missing=False)
         self.nodes_project = self.admin.identity.find_project(account["project_name"], ignore_missing=False)
