@@ -37,9 +37,14 @@ class ConductorClient:
         """Report progress; see ``reports.apply``. :raises LeaseLost: the generation is not the job's."""
         return self._client.call(context, "job_report", job_id=job_id, generation=generation, report=report)
 
-    def worker_heartbeat(self, context: cml_context.RequestContext, worker: dict[str, Any], held: dict[str, int]) -> list[dict[str, Any]]:
-        """Say that a worker is alive and renew its leases; see ``ConductorManager.worker_heartbeat``."""
-        return self._client.call(context, "worker_heartbeat", worker=worker, held=held)
+    def worker_heartbeat(self, context: cml_context.RequestContext, worker: dict[str, Any], held: dict[str, int],
+                         timeout: float | None = None) -> list[dict[str, Any]]:
+        """Say that a worker is alive and renew its leases; see ``ConductorManager.worker_heartbeat``.
+
+        :param timeout: seconds, where they are to be others than usual.
+        """
+        client = self._client.prepare(timeout=timeout) if timeout else self._client
+        return client.call(context, "worker_heartbeat", worker=worker, held=held)
 
     def worker_goodbye(self, context: cml_context.RequestContext, worker_id: str) -> None:
         """Hand all leases of a worker back."""

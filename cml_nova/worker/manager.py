@@ -16,6 +16,9 @@ from cml_nova.worker.work import Lease, Tools
 
 LOG = logging.getLogger(__name__)
 
+#: seconds that the first heartbeat waits for an answer
+_FIRST_PATIENCE = 1.0
+
 
 class WorkerManager:
     """Runs the jobs that conductors give to this worker, each in a thread of its own.
@@ -33,6 +36,7 @@ class WorkerManager:
         self._running: dict[str, Future[None]] = {}
         self._lock = threading.Lock()
         self._draining = threading.Event()
+        self._patience: float | None = _FIRST_PATIENCE
 
     def run(self, context: cml_context.RequestContext, job_id: str, generation: int) -> None:
         """Take a job on. One too many, or one taken already, is left alone: the lease of the first runs out."""
@@ -68,16 +72,27 @@ class WorkerManager:
         self._pool.submit(orphans.reap, self._tools.fleet, job_id)
 
     def heartbeat(self) -> None:
-        """Say that we live, renew the leases, and act on what the conductor says is ours."""
+        """Say that we live, renew the leases, and act on what the conductor says is ours.
+
+        A conductor that comes up after us never sees what was said before: until one has answered for the first time, it is said
+        again at once, with more patience each time.
+        """
+        while not self._beat(self._patience) and self._patience is not None and not self._draining.is_set():
+            longer = self._patience * 2
+            self._patience = longer if longer < self._tools.conf.worker.rpc_timeout else None
+
+    def _beat(self, timeout: float | None) -> bool:
+        """Do so once; tell whether a conductor answered."""
         asked_at = time.monotonic()
         with self._lock:
             held = {job_id: lease.generation for job_id, lease in self._leases.items()}
         worker = {"id": self.worker_id, "host": self._host, "capacity": self._capacity, "draining": self._draining.is_set()}
         try:
-            mine = self._tools.conductor.worker_heartbeat(cml_context.service_context(), worker, held)
+            mine = self._tools.conductor.worker_heartbeat(cml_context.service_context(), worker, held, timeout)
         except (*rpc.BUS_ERRORS, exception.CMLError) as error:
             LOG.warning("No conductor took our heartbeat: %s", error)
-            return
+            return False
+        self._patience = None
         found = {h["job_id"]: h for h in mine}
         for job_id, generation in held.items():
             if job_id not in found or found[job_id]["generation"] != generation:
@@ -89,6 +104,7 @@ class WorkerManager:
                 self.run(cml_context.service_context(), job_id, holding["generation"])
             elif holding["changed"]:
                 self.nudge(cml_context.service_context(), job_id)
+        return True
 
     def drain(self, timeout: float) -> None:
         """Take no new jobs, let the steps come to a safe point, and hand all leases back. Trainings go on meanwhile.

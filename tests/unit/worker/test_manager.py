@@ -23,9 +23,16 @@ class Conductor:
         self.mine: list[dict[str, Any]] | Exception = []
         self.held: list[dict[str, int]] = []
         self.goodbyes: list[str] = []
+        self.timeouts: list[float | None] = []
+        self.asleep = 0
 
-    def worker_heartbeat(self, context: object, worker: dict[str, Any], held: dict[str, int]) -> list[dict[str, Any]]:
+    def worker_heartbeat(self, context: object, worker: dict[str, Any], held: dict[str, int],
+                         timeout: float | None = None) -> list[dict[str, Any]]:
         self.held.append(held)
+        self.timeouts.append(timeout)
+        if self.asleep:
+            self.asleep -= 1
+            raise messaging.MessagingTimeout()
         if isinstance(self.mine, Exception):
             raise self.mine
         return self.mine
@@ -122,6 +129,25 @@ def test_a_full_worker_takes_no_more(manager: WorkerManager, runs: Runs) -> None
     assert runs.begun.acquire(timeout=5) and runs.begun.acquire(timeout=5)
     assert not runs.begun.acquire(timeout=0.1)
     manager.drain(5)
+
+
+def test_until_a_conductor_has_answered_the_heartbeat_is_repeated_at_once_with_growing_patience(
+        manager: WorkerManager, conductor: Conductor) -> None:
+    conductor.asleep = 3
+    manager.heartbeat()
+    assert conductor.timeouts == [1, 2, 4, 8]
+    conductor.asleep = 1
+    manager.heartbeat()
+    manager.heartbeat()
+    assert conductor.timeouts[4:] == [None, None], "one that has answered is worth the usual wait"
+
+
+def test_without_any_conductor_the_heartbeat_returns_to_its_rhythm(manager: WorkerManager, conductor: Conductor) -> None:
+    conductor.asleep = 100
+    manager.heartbeat()
+    assert conductor.timeouts == [1, 2, 4, 8, 16]
+    manager.heartbeat()
+    assert conductor.timeouts[-1] is None
 
 
 def test_an_unanswered_heartbeat_loses_nothing_at_once(manager: WorkerManager, conductor: Conductor, runs: Runs) -> None:
