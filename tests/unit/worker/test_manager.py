@@ -145,7 +145,7 @@ def test_until_a_conductor_has_answered_the_heartbeat_is_repeated_at_once_with_g
 def test_without_any_conductor_the_heartbeat_returns_to_its_rhythm(manager: WorkerManager, conductor: Conductor) -> None:
     conductor.asleep = 100
     manager.heartbeat()
-    assert conductor.timeouts == [1, 2, 4, 8, 16]
+    assert conductor.timeouts == [1, 2, 4, 8, 16, None]
     manager.heartbeat()
     assert conductor.timeouts[-1] is None
 
