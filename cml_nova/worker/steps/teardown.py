@@ -16,8 +16,8 @@ LOG = logging.getLogger(__name__)
 
 #: seconds between rounds: first, and at most
 _PAUSE_MIN, _PAUSE_MAX = 0.5, 30.0
-#: rounds without success until users and operators are told
-_ROUNDS_UNTIL_ALARM = 6
+#: seconds without success until users and operators are told: more than a restart of the cloud's API takes
+_ALARM_AFTER = 300
 
 
 def run(work: Work, crew: Crew) -> None:
@@ -25,12 +25,12 @@ def run(work: Work, crew: Crew) -> None:
     crew.close()
     if work.job.outcome is None:
         work.report(outcome=Outcome.CANCELLED, status_reason="The job was cancelled.")
-    rounds, pause = 0, _PAUSE_MIN
+    began, told, pause = time.monotonic(), False, _PAUSE_MIN
     with work.tools.watch.watch(work.job.id, expect_change=True):
         while not clean(work):
-            rounds += 1
-            if rounds == _ROUNDS_UNTIL_ALARM:
+            if not told and time.monotonic() - began > _ALARM_AFTER:
                 _alarm(work)
+                told = True
             work.lease.wake.wait(pause)
             work.lease.wake.clear()
             work.lease.check()
