@@ -18,7 +18,6 @@ def cloud_config(host_private: str, host_public: str, authorized_keys: Sequence[
     cloud-init understands all of it. An image's own script needs ``ssh_authorized_keys``, ``write_files`` and ``runcmd``, and a login
     of that name that is there already.
 
-
     :param authorized_keys: public keys, one line each; all may log in as ``user``.
     :raises BadRequest: a key has more than one line, or the document exceeds 16 KiB.
     """
