@@ -12,13 +12,18 @@ from pathlib import Path
 
 
 class Daemon:
-    """A process that is started, killed and started again."""
+    """A process that is started, killed and started again.
 
-    def __init__(self, name: str, command: Sequence[str], log_path: Path, env: Mapping[str, str] | None = None) -> None:
+    :param family: it has processes of its own, which are killed with it, as systemd does with all of a unit.
+    """
+
+    def __init__(self, name: str, command: Sequence[str], log_path: Path, env: Mapping[str, str] | None = None, *,
+                 family: bool = False) -> None:
         self.name = name
         self.log_path = log_path
         self._command = [str(Path(sys.executable).parent / command[0]), *command[1:]]
         self._env = {**os.environ, **(env or {})}
+        self._family = family
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -34,13 +39,13 @@ class Daemon:
         """Start it. Whoever needs it ready waits for that in the way that its clients see."""
         assert not self.alive, f"{self.name} runs already"
         with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._env)
+            self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._env,
+                                             start_new_session=self._family)
 
     def kill(self) -> None:
         """End it the way that leaves it no time for anything."""
         assert self._process is not None and self.alive, f"{self.name} is dead already; its log: {self.log_path}"
-        self._process.kill()
-        self._process.wait()
+        self._kill(self._process)
 
     def stop(self, timeout: float = 45) -> int:
         """Ask it to end, and give its exit code. :raises AssertionError: it does not end in time; it is killed then."""
@@ -51,9 +56,15 @@ class Daemon:
         try:
             return self._process.wait(timeout)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self._kill(self._process)
             raise AssertionError(f"{self.name} did not end within {timeout} s of TERM; its log: {self.log_path}") from None
+
+    def _kill(self, process: subprocess.Popen[bytes]) -> None:
+        if self._family:
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+        process.wait()
 
     def check(self) -> None:
         """:raises AssertionError: it has ended by itself."""

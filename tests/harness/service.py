@@ -129,7 +129,8 @@ class Daemons(Service):
         super().__init__(directory, cloud, port, transport_url, self.database.url, options)
         config = ["--config-file", str(self.config_file)]
         self.api = Daemon("api", ["uwsgi", "--ini", str(UWSGI_INI)], directory / "api.log",
-                          {**self.env, "CML_NOVA_CONFIG_FILES": str(self.config_file), "CML_NOVA_API_BIND": f"127.0.0.1:{port}"})
+                          {**self.env, "CML_NOVA_CONFIG_FILES": str(self.config_file), "CML_NOVA_API_BIND": f"127.0.0.1:{port}"},
+                          family=True)
         self.conductors = [Daemon(f"conductor-{i}", ["cml-nova-conductor", *config], directory / f"conductor-{i}.log", self.env)
                            for i in range(conductors)]
         self.workers = [Daemon(f"worker-{i}", ["cml-nova-worker", *config], directory / f"worker-{i}.log", self.env)
