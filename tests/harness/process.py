@@ -10,6 +10,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tests.harness.waiting import until
+
 
 class Daemon:
     """A process that is started, killed and started again.
@@ -65,10 +67,24 @@ class Daemon:
         else:
             process.kill()
         process.wait()
+        # its children may take a moment longer, and hold the port that a successor wants
+        until(lambda: not self._family or not _group_lives(process.pid), 30, f"the end of all processes of {self.name}")
 
     def check(self) -> None:
         """:raises AssertionError: it has ended by itself."""
         assert self.alive, f"{self.name} ended by itself; the end of its log:\n{tail(self.log_path)}"
+
+
+def _group_lives(group: int) -> bool:
+    """Tell whether a process group has a member that is more than a zombie."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, member_of = path.read_text().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue
+        if int(member_of) == group and state not in "ZX":
+            return True
+    return False
 
 
 def tail(path: Path, size: int = 6000) -> str:
