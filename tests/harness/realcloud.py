@@ -98,6 +98,7 @@ class RealCloud(Cloud):
         self.nodes_project = self.admin.identity.find_project(account["project_name"], ignore_missing=False)
         parts = urlsplit(account["auth_url"])
         self.keystone = Recorder(f"{parts.scheme}://{parts.netloc}")
+        self._clear()
         self._oracle = Oracle(settings.admin_cloud, self.service_user.id, None if settings.whole_cloud else self.nodes_project.id)
         self._before: Inventory = self._oracle.inventory()
 
@@ -108,6 +109,21 @@ class RealCloud(Cloud):
         for endpoint in self._endpoints():
             if endpoint.url == self.endpoint:
                 self.admin.identity.delete_endpoint(endpoint)
+
+    def _clear(self) -> None:
+        """Remove what a run that was cut off has left in the project of the nodes, which is the tests' alone."""
+        left = self.servers()
+        if left:
+            print(f"an earlier run was cut off; deleting its servers: {[server['name'] for server in left]}", file=sys.stderr)
+        for server in left:
+            self.admin.compute.delete_server(server["id"], ignore_missing=True)
+        until(lambda: not self.servers(), 120, "the end of servers that an earlier run has left")
+        network, project = self.admin.network, self.nodes_project.id
+        for address in network.ips(project_id=project):
+            network.delete_ip(address)
+        for group in network.security_groups(project_id=project):
+            if group.name != "default":
+                network.delete_security_group(group)
 
     def _endpoints(self) -> list[Any]:
         services = self.admin.identity.services(type=SERVICE_TYPE)
