@@ -47,17 +47,6 @@ esac
 echo "This guest of the local cloud has no systemd." >&2
 exit 1
 """
-_SYSTEMD_RUN = """#!/bin/sh
-# Starts a command as a service of this guest: detached from whoever asks for it.
-while :; do
-    case "$1" in
-        -u|-p|-E|--unit|--property|--setenv|--slice|--description) shift 2 ;;
-        -*) shift ;;
-        *) break ;;
-    esac
-done
-setsid "$@" </dev/null >/dev/null 2>&1 &
-"""
 _SUDO = """#!/bin/sh
 # Everybody may do everything in a guest: run the command as it is.
 while :; do
@@ -71,7 +60,7 @@ done
 exec "$@"
 """
 _PROGRAMS = {
-    "poweroff": _POWEROFF, "shutdown": _POWEROFF, "halt": _POWEROFF, "systemctl": _SYSTEMCTL, "systemd-run": _SYSTEMD_RUN, "sudo": _SUDO,
+    "poweroff": _POWEROFF, "shutdown": _POWEROFF, "halt": _POWEROFF, "systemctl": _SYSTEMCTL, "sudo": _SUDO,
 }
 _MAX_FILES = 65536
 _HELPERS = 32  # threads for what would block the loop: at most so many guests are killed or deleted at the same time

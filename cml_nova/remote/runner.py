@@ -573,21 +573,19 @@ def environment(root: str, task: Task, given: dict) -> dict:
     return environ
 
 
-def systemd_run() -> "list | None":
-    """Give the command that starts a unit of its own, where systemd runs the machine and lets this login do so for good.
+def service_manager() -> str:
+    """Give the socket of the systemd that runs this login's units, where there is one that lets them live as long as the machine.
 
-    A user's manager ends with the last login unless the user lingers, and would take the unit with it.
+    A user's manager ends with the last login unless the user lingers, and would take the units with it.
     """
     if not os.path.isdir("/run/systemd/system"):
-        return None
+        return ""
     uid = os.getuid()
     if uid == 0:
-        return ["systemd-run"]
+        return "/run/systemd/private"
     import pwd
-    if os.path.exists("/var/lib/systemd/linger/" + pwd.getpwuid(uid).pw_name) and os.path.exists("/run/user/%d/systemd/private" % uid):
-        os.environ.setdefault("XDG_RUNTIME_DIR", "/run/user/%d" % uid)
-        return ["systemd-run", "--user"]
-    return None
+    path = "/run/user/%d/systemd/private" % uid
+    return path if os.path.exists("/var/lib/systemd/linger/" + pwd.getpwuid(uid).pw_name) and os.path.exists(path) else ""
 
 
 def start(root: str, spec: dict) -> bool:
@@ -617,15 +615,11 @@ def start(root: str, spec: dict) -> bool:
         environ = environment(root, task, spec.pop("env"))
         if environ.get("CML_NODE_IPS"):
             write_file(environ["CML_HOSTFILE"], (environ["CML_NODE_IPS"].replace(",", "\n") + "\n").encode(), 0o644)
-        unit = systemd_run()
-        if unit:
-            start_unit(root, task, spec, environ, unit)
-        else:
-            start_child(root, task, spec, environ)
+        start_supervisor(root, task, spec, environ)
     return True
 
 
-def start_child(root: str, task: Task, spec: dict, environ: dict) -> None:
+def start_supervisor(root: str, task: Task, spec: dict, environ: dict) -> None:
     """Fork the supervisor off twice, so that it is nobody's child; return when the process runs."""
     held = task.lock()
     seen, report = os.pipe()
@@ -639,76 +633,131 @@ def start_child(root: str, task: Task, spec: dict, environ: dict) -> None:
                 for fd in (0, 1, 2):
                     os.dup2(null, fd)
                 close_fds((held, report))
+                join_scope(service_manager(), "cml-%d-%s-%d.scope" % (task.attempt, task.name.replace(":", "-"), os.getpid()))
                 supervise(root, task, spec, environ, report)
+        except (Refused, OSError) as error:
+            write_all(report, str(error).encode())
         finally:
             os._exit(0)
     os.close(report)
     os.close(held)
     os.waitpid(child, 0)
-    os.read(seen, 1)
+    said = os.read(seen, 4096).decode()
     os.close(seen)
     if not task.saved():
-        raise Refused("the supervisor did not come up")
+        raise Refused(said or "the supervisor did not come up")
 
 
-def start_unit(root: str, task: Task, spec: dict, environ: dict, unit: list) -> None:
-    """Start the supervisor as a transient unit: it survives the login and the kernel counts its memory apart."""
-    program = save_program(root)
-    # the one moment when variables are in a file: a unit can't be handed them otherwise without showing them to everybody
-    write_file(task.file("spec.json"), to_json({"spec": spec, "environ": environ}).encode())
-    name = "cml-%d-%s-%d" % (task.attempt, task.name.replace(":", "-"), os.getpid())
-    command = [*unit, "--quiet", "--collect", "--unit", name,
-               "-p", "KillMode=control-group", "-p", "OOMPolicy=continue", "-p", "TasksMax=infinity",
-               sys.executable, "-IS", program, root, str(task.attempt), task.name]
-    status, output = run_command(command, 60)
-    limit = time.monotonic() + 15
-    while status == 0 and time.monotonic() < limit:
-        if (task.saved() or {}).get("pid"):
-            return
-        time.sleep(0.01)
-    raise Refused("systemd-run: %s" % (output.decode("utf-8", "replace").strip() or "the supervisor did not come up"))
+# ------------------------------------------------------------------------------------------------------------------ systemd
 
 
-def save_program(root: str) -> str:
-    """Write this program down for another Python, and give its path. The command that started this session left us what we are made of.
+class Marshaller:
+    """Writes values in D-Bus' wire format, little-endian: each aligned to its size (D-Bus specification, "Marshaling")."""
 
-    Compiled where that fits: a slow machine takes longer to compile than for all the rest of a start.
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def align(self, size: int) -> None:
+        self.data += bytes(-len(self.data) % size)
+
+    def number(self, form: str, value: int) -> None:
+        self.align(struct.calcsize(form))
+        self.data += struct.pack("<" + form, value)
+
+    def string(self, text: str) -> None:
+        self.number("I", len(text.encode()))
+        self.data += text.encode() + b"\0"
+
+    def variant(self, signature: str, value: object) -> None:
+        self.data += struct.pack("B", len(signature)) + signature.encode() + b"\0"
+        if signature in ("s", "o"):
+            self.string(value)  # type: ignore[arg-type]
+        elif signature == "g":
+            self.data += struct.pack("B", len(value)) + value.encode() + b"\0"  # type: ignore[arg-type, attr-defined]
+        elif signature == "au":
+            self.array(4, [lambda number=number: self.number("I", number) for number in value])  # type: ignore[attr-defined]
+        else:
+            self.number({"b": "I", "t": "Q"}[signature], value)  # type: ignore[arg-type]
+
+    def array(self, alignment: int, writers: list) -> None:
+        self.number("I", 0)
+        size = len(self.data)
+        self.align(alignment)
+        first = len(self.data)
+        for write in writers:
+            self.align(alignment)
+            write()
+        self.data[size - 4:size] = struct.pack("<I", len(self.data) - first)
+
+    def pair(self, key: str, signature: str, value: object) -> None:
+        self.string(key)
+        self.variant(signature, value)
+
+
+def scope_request(name: str, pid: int) -> bytes:
+    """Write the call that puts a process into a scope of its own: StartTransientUnit of org.freedesktop.systemd1."""
+    properties = (("PIDs", "au", [pid]), ("Description", "s", "training process of cml_nova"), ("TasksMax", "t", 2 ** 64 - 1),
+                  ("Delegate", "b", 1),  # what else it brings: that a kill for want of memory does not end the whole scope
+                  ("CollectMode", "s", "inactive-or-failed"))
+    body = Marshaller()
+    body.string(name)
+    body.string("fail")
+    body.array(8, [lambda item=item: body.pair(*item) for item in properties])
+    body.array(8, [])
+    fields = ((1, "o", "/org/freedesktop/systemd1"), (2, "s", "org.freedesktop.systemd1.Manager"), (3, "s", "StartTransientUnit"),
+              (8, "g", "ssa(sv)a(sa(sv))"))
+    head = Marshaller()
+    head.data += struct.pack("<cBBBII", b"l", 1, 0, 1, len(body.data), 1)
+
+    def field(code: int, signature: str, value: str) -> None:
+        head.data.append(code)
+        head.variant(signature, value)
+
+    head.array(8, [lambda item=item: field(*item) for item in fields])
+    head.align(8)
+    return bytes(head.data + body.data)
+
+
+def join_scope(manager: str, name: str) -> None:
+    """Move this process into a transient scope: it survives the login, and the kernel counts its memory apart.
+
+    The manager is spoken to directly: on a slow machine a command would take longer than all the rest of a start.
+
+    :param manager: the manager's socket; nothing is done without one.
+    :raises Refused: it could not be done.
     """
-    magic, code = globals()["MAGIC_NUMBER"], globals()["code"]
-    if code[:len(magic)] == magic:
-        path, content = os.path.join(root, "runner.pyc"), magic + bytes(12) + code[len(magic):]
-    else:
-        path, content = os.path.join(root, "runner.py"), globals()["SOURCE"]
-    write_file(path, content)
-    return path
+    if not manager:
+        return
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(15)
+        connection.connect(manager)
+        login = b"\0AUTH EXTERNAL %s\r\nBEGIN\r\n" % str(os.getuid()).encode().hex().encode()
+        connection.sendall(login + scope_request(name, os.getpid()))
+        await_scope(connection, name)
+    except OSError as error:
+        raise Refused("systemd can't be reached: %s" % error) from error
+    finally:
+        connection.close()
 
 
-def run_command(command: list, seconds: int) -> tuple:
-    """Run a command for so long at most; give its exit status, 0 for success, and what it wrote."""
-    output, ours = os.pipe()
-    pid = os.fork()
-    if pid == 0:
+def await_scope(connection: "socket.socket", name: str) -> None:
+    """Wait until we are in the scope; the answer comes before that is so.
+
+    :raises Refused: systemd's answer is an error, or it takes too long.
+    """
+    connection.settimeout(0.01)
+    limit, answer, refused = time.monotonic() + 15, b"", False
+    while "/" + name not in read_text("/proc/self/cgroup"):
+        if refused or time.monotonic() > limit:
+            raise Refused("systemd gives no scope: %r" % answer)
         try:
-            for source, target in ((os.open("/dev/null", os.O_RDONLY), 0), (ours, 1), (ours, 2)):
-                os.dup2(source, target)
-            signal.alarm(seconds)
-            os.execvp(command[0], command)
-        finally:
-            os._exit(127)
-    os.close(ours)
-    parts = list(iter(lambda: os.read(output, 4096), b""))
-    os.close(output)
-    return os.waitpid(pid, 0)[1], b"".join(parts)
-
-
-def run_unit(root: str, attempt: int, name: str) -> None:
-    """Be the supervisor in a unit of its own."""
-    task = Task(root, attempt, name)
-    held = task.lock()
-    given = from_json(read_text(task.file("spec.json")))
-    os.unlink(task.file("spec.json"))
-    if held >= 0 and not task.saved():
-        supervise(root, task, given["spec"], given["environ"])
+            piece = connection.recv(4096)
+        except socket.timeout:
+            continue
+        answer += piece
+        is_error = answer.partition(b"\r\n")[2][1:2] == b"\3"  # the type of a message is its second byte
+        refused = is_error or not piece or not answer.startswith(b"OK")
 
 
 class Stop:
@@ -1384,7 +1433,4 @@ def bind(port: int) -> "socket.socket | None":
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 4:
-        run_unit(sys.argv[1], int(sys.argv[2]), sys.argv[3])
-    else:
-        Session().run()
+    Session().run()

@@ -383,14 +383,6 @@ def test_a_guest_can_shut_itself_down_and_be_started_again(cloud: Hypervisor, po
         powered_off.remove(machine.server_id)
 
 
-def test_systemd_run_starts_a_service_of_the_guest(machine: Machine) -> None:
-    command = "systemd-run --quiet --collect --unit cml-1 -p KillMode=control-group sh -c 'echo $$ >pid; exec sleep 1000'"
-    assert machine.run(command)[0] == 0
-    pid = int(until(lambda: (machine.home / "pid").exists() and (machine.home / "pid").read_text(), 5, "the service"))
-    machine.fault("crash")
-    assert not alive(pid)
-
-
 # Faults
 
 

@@ -8,8 +8,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import tarfile
 import threading
 import time
@@ -529,37 +527,36 @@ def test_a_machine_that_nobody_asks_for_powers_itself_off(server: Server, access
     until(lambda: not server.hypervisor.alive(name_of(access.address)))
 
 
-@pytest.mark.parametrize("fits", [True, False])
-def test_a_unit_of_its_own_is_the_same_to_the_worker(machine: Machine, server: Server, access: Access, fits: bool) -> None:
-    """The supervisor comes up in another process, as systemd-run would start it; its variables are in a file for a moment only.
+@pytest.mark.parametrize(("answer", "said"), [
+    (b"OK 1234\r\nl\3\1\1 no such property", "no such property"), (b"REJECTED EXTERNAL\r\n", "REJECTED"), (b"", "b''"),
+])
+def test_a_refusal_of_systemd_is_said_at_once(tmp_path: Path, answer: bytes, said: str) -> None:
+    requests = []
+    with socket.socket(socket.AF_UNIX) as manager:
+        manager.bind(str(tmp_path / "private"))
+        manager.listen()
 
-    :param fits: whether the compiled runner is for the node's Python.
-    """
-    tool = server.base / "fake-systemd-run"
-    tool.write_text("#!/bin/sh\nwhile [ \"${1#/}\" = \"$1\" ]; do shift; done\nenv -i setsid \"$@\" </dev/null >/dev/null 2>&1 &\n")
-    tool.chmod(0o755)
-    root = machine.hello.root
-    task = runner.Task(root, 1, "worker:0")
-    os.makedirs(task.path)
-    script = (
-        f"import sys; sys.path.insert(0, {str(Path(runner.__file__).parent)!r}); import runner; "
-        "from cml_nova.remote import session; from importlib.util import MAGIC_NUMBER; "  # as the session's command leaves it there
-        f"runner.SOURCE, runner.code, runner.MAGIC_NUMBER = session.SOURCE, session.COMPILED, {'MAGIC_NUMBER' if fits else b'else'}; "
-        f"task = runner.Task({root!r}, 1, 'worker:0'); "
-        f"runner.start_unit({root!r}, task, {{'command': 'echo $GREETING; sleep 600', 'max_log': 1000, 'power_off_after': 0}}, "
-        f"{{'GREETING': 'hello', 'PATH': '/bin:/usr/bin', runner.MARKER: task.path}}, [{str(tool)!r}])")
-    subprocess.run([sys.executable, "-c", script], check=True)
-    assert not os.path.exists(task.file("spec.json"))
-    assert os.path.exists(os.path.join(root, "runner.pyc" if fits else "runner.py"))
-    assert machine.processes()[0].state == "RUNNING"
-    machine.start(spec("echo again"))
-    record = Record()
-    thread = threading.Thread(target=record.follow, args=(machine,))
-    thread.start()
-    until(lambda: "hello" in record.text())
-    machine.stop(1, 5)
-    thread.join(10)
-    assert (record.text(), record.states[-1].state, record.states[-1].stopped_by) == ("hello\n", "STOPPED", "TERM")
+        def refuse() -> None:
+            connection, _ = manager.accept()
+            with connection:
+                requests.append(connection.recv(1 << 16))
+                connection.sendall(answer)
+                if answer:
+                    connection.recv(1)  # until the other side hangs up
+
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        began = time.monotonic()
+        with pytest.raises(runner.Refused, match=said):
+            runner.join_scope(str(tmp_path / "private"), "cml-1-worker-0-1.scope")
+        thread.join()
+    assert time.monotonic() - began < 10
+    assert requests[0].startswith(f"\0AUTH EXTERNAL {str(os.getuid()).encode().hex()}\r\nBEGIN\r\n".encode())
+
+
+def test_without_a_manager_the_refusal_says_so(tmp_path: Path) -> None:
+    with pytest.raises(runner.Refused, match="can't be reached"):
+        runner.join_scope(str(tmp_path / "private"), "cml-1-worker-0-1.scope")
 
 
 def test_thirty_nodes_are_up_and_logging_quickly(server: Server) -> None:

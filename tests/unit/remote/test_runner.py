@@ -13,6 +13,7 @@ import sys
 import tarfile
 from pathlib import Path
 
+import jeepney
 import pytest
 
 from cml_nova.remote import archive, runner
@@ -45,11 +46,19 @@ def test_a_process_option_is_set(without: str) -> None:
     assert done.stdout.split() == ["True", str(bool(without))]
 
 
-def test_a_command_is_run() -> None:
-    assert runner.run_command(["sh", "-c", "echo out; echo err >&2; exit 3"], 10) == (3 << 8, b"out\nerr\n")
-    assert runner.run_command(["true"], 10) == (0, b"")
-    assert runner.run_command(["sleep", "5"], 1)[0] == 14  # SIGALRM
-    assert runner.run_command(["no-such-command"], 10)[0] == 127 << 8
+def test_the_request_for_a_scope_is_as_the_bus_wants_it() -> None:
+    parser = jeepney.Parser()
+    [message] = parser.feed(runner.scope_request("cml-1-worker-0-77.scope", 77))
+    fields = jeepney.HeaderFields
+    assert message.header.message_type is jeepney.MessageType.method_call
+    assert message.header.fields == {
+        fields.path: "/org/freedesktop/systemd1", fields.interface: "org.freedesktop.systemd1.Manager",
+        fields.member: "StartTransientUnit", fields.signature: "ssa(sv)a(sa(sv))"}
+    name, mode, properties, others = message.body
+    assert (name, mode, others) == ("cml-1-worker-0-77.scope", "fail", [])
+    assert dict(properties) == {
+        "PIDs": ("au", [77]), "Description": ("s", "training process of cml_nova"), "TasksMax": ("t", 2 ** 64 - 1),
+        "Delegate": ("b", True), "CollectMode": ("s", "inactive-or-failed")}
 
 
 def test_the_command_is_one_line_for_any_shell() -> None:
