@@ -133,7 +133,8 @@ class Machine:
 
         :param timeout: seconds for all of it.
         :raises HostKeyRefused: another key answers under this address.
-        :raises RemoteError: anything else went wrong, which may pass; its detail ``answered`` is set where a machine was there.
+        :raises RemoteError: anything else went wrong, which may pass; its detail ``answered`` is set where an SSH server was there,
+            ``refused`` where only the machine was.
         """
         with self._connecting:
             if self.connected and self.hello:
@@ -281,7 +282,8 @@ class Machine:
         try:
             sock = socket.create_connection((access.address, access.port), timeout=min(_DIAL, max(0.1, deadline_left(deadline))))
         except OSError as error:
-            raise exception.RemoteError(f"{access.address}:{access.port}: no connection: {_say(error)}.") from error
+            refused = isinstance(error, ConnectionRefusedError)
+            raise exception.RemoteError(f"{access.address}:{access.port}: no connection: {_say(error)}.", refused=refused) from error
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in ((socket.TCP_KEEPIDLE, 15), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 4)):

@@ -633,19 +633,16 @@ def start_supervisor(root: str, task: Task, spec: dict, environ: dict) -> None:
                 for fd in (0, 1, 2):
                     os.dup2(null, fd)
                 close_fds((held, report))
-                join_scope(service_manager(), "cml-%d-%s-%d.scope" % (task.attempt, task.name.replace(":", "-"), os.getpid()))
                 supervise(root, task, spec, environ, report)
-        except (Refused, OSError) as error:
-            write_all(report, str(error).encode())
         finally:
             os._exit(0)
     os.close(report)
     os.close(held)
     os.waitpid(child, 0)
-    said = os.read(seen, 4096).decode()
+    os.read(seen, 1)
     os.close(seen)
     if not task.saved():
-        raise Refused(said or "the supervisor did not come up")
+        raise Refused("the supervisor did not come up")
 
 
 # ------------------------------------------------------------------------------------------------------------------ systemd
@@ -718,46 +715,54 @@ def scope_request(name: str, pid: int) -> bytes:
     return bytes(head.data + body.data)
 
 
-def join_scope(manager: str, name: str) -> None:
-    """Move this process into a transient scope: it survives the login, and the kernel counts its memory apart.
+class Scope:
+    """A transient scope of systemd, which this process asks to be put into, along with all that it starts from then on.
 
-    The manager is spoken to directly: on a slow machine a command would take longer than all the rest of a start.
+    What is in it survives the login, and the kernel counts its memory apart. The manager is spoken to directly: on a slow machine a
+    command would take longer than all the rest of a start.
 
-    :param manager: the manager's socket; nothing is done without one.
-    :raises Refused: it could not be done.
+    :param manager: the manager's socket; empty where there is none, and then nothing is asked for.
     """
-    if not manager:
-        return
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        connection.settimeout(15)
-        connection.connect(manager)
+
+    def __init__(self, manager: str) -> None:
+        self.name = "cml-%d-%d.scope" % (os.getpid(), start_ticks(os.getpid()))
+        self.manager = manager
+        self.failure = ""
+        if manager:
+            try:
+                self.ask()
+            except OSError as error:
+                self.failure = "systemd can't be reached: %s" % error
+
+    def ask(self) -> None:
+        self.connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.connection.settimeout(5)
+        self.connection.connect(self.manager)
         login = b"\0AUTH EXTERNAL %s\r\nBEGIN\r\n" % str(os.getuid()).encode().hex().encode()
-        connection.sendall(login + scope_request(name, os.getpid()))
-        await_scope(connection, name)
-    except OSError as error:
-        raise Refused("systemd can't be reached: %s" % error) from error
-    finally:
-        connection.close()
+        self.connection.sendall(login + scope_request(self.name, os.getpid()))
 
+    def enter(self) -> None:
+        """Wait until we are in it; systemd's answer comes before that is so.
 
-def await_scope(connection: "socket.socket", name: str) -> None:
-    """Wait until we are in the scope; the answer comes before that is so.
+        :raises Refused: the answer is an error, or it takes too long.
+        """
+        answer, limit = b"", time.monotonic() + 15
+        while not self.failure and self.manager and "/" + self.name not in read_text("/proc/self/cgroup"):
+            answer += self.hear()
+            is_error = answer.partition(b"\r\n")[2][1:2] == b"\3"  # the type of a message is its second byte
+            if is_error or not b"OK".startswith(answer[:2]) or time.monotonic() > limit:
+                self.failure = "systemd gives no scope: %r" % answer
+        if self.failure:
+            raise Refused(self.failure)
 
-    :raises Refused: systemd's answer is an error, or it takes too long.
-    """
-    connection.settimeout(0.01)
-    limit, answer, refused = time.monotonic() + 15, b"", False
-    while "/" + name not in read_text("/proc/self/cgroup"):
-        if refused or time.monotonic() > limit:
-            raise Refused("systemd gives no scope: %r" % answer)
+    def hear(self) -> bytes:
+        """Give what has come from the manager, after a moment at the latest."""
+        self.connection.settimeout(0.01)
         try:
-            piece = connection.recv(4096)
+            piece = self.connection.recv(4096)
         except socket.timeout:
-            continue
-        answer += piece
-        is_error = answer.partition(b"\r\n")[2][1:2] == b"\3"  # the type of a message is its second byte
-        refused = is_error or not piece or not answer.startswith(b"OK")
+            return b""
+        return piece or b"(nothing more)"
 
 
 class Stop:
@@ -1174,6 +1179,7 @@ class Session:
         self.ports: dict = {}
         self.beat = self.stuck = time.monotonic()
         self.options: dict = {}
+        self.scope: "Scope | None" = None
         self.sampled, self.cpu = 0.0, cpu_times()
         self.smi: "Child | None" = None
 
@@ -1353,6 +1359,8 @@ class Session:
         self.touch()
         self.answer(number, protocol=PROTOCOL, python=sys.version.split()[0], root=self.root, boot_id=boot_id(),
                     cpus=os.cpu_count() or 0, memory=memory()[1], user=os.getuid(), pid=os.getpid(), now=time.time())
+        self.flush()
+        self.scope = Scope(service_manager())  # will be there by the time that something is to be started
 
     def do_upload(self, number: int, header: dict, body: bytes) -> None:
         name, digest = header["name"], header["digest"]
@@ -1390,6 +1398,8 @@ class Session:
             if held:
                 held.close()
         spec.update(max_log=self.options["max_log"], power_off_after=self.options["power_off_after"])
+        if self.scope:
+            self.scope.enter()
         self.answer(number, started=start(self.root, spec))
 
     def do_processes(self, number: int, header: dict, body: bytes) -> None:

@@ -12,6 +12,7 @@ import marshal
 import queue
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from importlib.util import MAGIC_NUMBER
@@ -23,13 +24,16 @@ from cml_nova.remote import protocol, runner
 
 SOURCE = Path(runner.__file__).read_bytes()
 #: the runner compiled for a Python like ours: a node that has one is spared most of the runner's start-up time
-COMPILED = MAGIC_NUMBER + marshal.dumps(compile(SOURCE, "runner.py", "exec"))
+COMPILED = MAGIC_NUMBER + marshal.dumps(compile(SOURCE, "runner.py", "exec", optimize=2))
+_PACKED = [zlib.compress(part, 9) for part in (SOURCE, COMPILED)]
+#: what the command reads
+PROGRAM = b"".join(b"%8d%b" % (len(part), part) for part in _PACKED)
 
 #: Takes the runner from standard input, exact to the byte, and becomes it. One line, and no quotes that a shell would mind.
 COMMAND = (
-    'exec python3 -IS -c \'exec("import marshal, os\\nfrom _frozen_importlib_external import MAGIC_NUMBER\\n'
+    'exec python3 -IS -c \'exec("import marshal, os, zlib\\nfrom _frozen_importlib_external import MAGIC_NUMBER\\n'
     'def take(n):\\n d=b\\"\\"\\n while len(d)<n:\\n  p=os.read(0,n-len(d))\\n  if not p: os._exit(3)\\n  d+=p\\n return d\\n'
-    'SOURCE, code = take(int(take(8))), take(int(take(8)))\\nn = len(MAGIC_NUMBER)\\n'
+    'SOURCE, code = [zlib.decompress(take(int(take(8)))) for _ in range(2)]\\nn = len(MAGIC_NUMBER)\\n'
     'exec(marshal.loads(code[n:]) if code[:n]==MAGIC_NUMBER else compile(SOURCE,\\"runner.py\\",\\"exec\\"))")\''
 )
 
@@ -74,7 +78,7 @@ class Session:
         :raises RemoteError: it did not come up in ``timeout`` seconds; says what came instead.
         """
         threading.Thread(target=self._read, name=f"ssh-{self._label}", daemon=True).start()
-        self._send(b"%8d%b%8d%b" % (len(SOURCE), SOURCE, len(COMPILED), COMPILED))
+        self._send(PROGRAM)
         return protocol.parse_hello(self.request("hello", timeout=timeout, root=root, options=options))
 
     @property

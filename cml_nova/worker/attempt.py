@@ -144,6 +144,7 @@ class Attempt:
         for name in self._names(rank):
             if self.states().get(name, TaskState()).state == "PENDING":
                 machine.start(self._specs[name])
+                LOG.debug("Job %s: %s is started", self._work.job.id, name)
 
     def _watch(self, rank: int, machine: Machine) -> bool:
         """Take logs and states from a node as they come; True when there is no more to come."""

@@ -69,7 +69,7 @@ class Crew:
         machine = self._machine(rank, address)
         pause, refused_since, patience = _PAUSE_MIN, None, self._work.conf.remote.connect_timeout
         while not self._closed.is_set() and self._is_current(rank, machine):
-            began, answered = time.monotonic(), True
+            began, answered, soon = time.monotonic(), True, False
             known = machine.connected
             try:
                 machine.connect(patience)
@@ -82,14 +82,15 @@ class Crew:
                 if time.monotonic() - refused_since > self._work.conf.remote.unreachable_after:
                     raise
             except exception.RemoteError as error:
-                answered = bool(error.detail.get("answered"))
+                answered, soon = bool(error.detail.get("answered")), bool(error.detail.get("refused"))
                 LOG.debug("Job %s: node %d at %s does not answer yet: %s", self._work.job.id, rank, address, error)
                 if time.monotonic() - began > patience / 2:
                     # It does answer, but is too busy to finish in time; cutting it off each time would never get anywhere.
                     patience = min(patience * 2, _PATIENCE * self._work.conf.remote.connect_timeout)
             # A login that fails takes the node's time, too, of which it needs some to get ready.
             self._closed.wait(max(pause, min(_PAUSE_BUSY, time.monotonic() - began) if answered else 0))
-            pause = min(_PAUSE_MAX, pause * 1.5)
+            # A machine that refuses has its network up, and its SSH server comes next.
+            pause = _PAUSE_MIN if soon else min(_PAUSE_MAX, pause * 1.5)
         raise exception.RemoteError(f"gave up connecting to node {rank} at {address}")
 
     def each(self, action: Callable[[int, Machine], T], ranks: Iterable[int]) -> dict[int, T | exception.RemoteError]:

@@ -528,7 +528,7 @@ def test_a_machine_that_nobody_asks_for_powers_itself_off(server: Server, access
 
 
 @pytest.mark.parametrize(("answer", "said"), [
-    (b"OK 1234\r\nl\3\1\1 no such property", "no such property"), (b"REJECTED EXTERNAL\r\n", "REJECTED"), (b"", "b''"),
+    (b"OK 1234\r\nl\3\1\1 no such property", "no such property"), (b"REJECTED EXTERNAL\r\n", "REJECTED"), (b"", "nothing more"),
 ])
 def test_a_refusal_of_systemd_is_said_at_once(tmp_path: Path, answer: bytes, said: str) -> None:
     requests = []
@@ -547,8 +547,10 @@ def test_a_refusal_of_systemd_is_said_at_once(tmp_path: Path, answer: bytes, sai
         thread = threading.Thread(target=refuse)
         thread.start()
         began = time.monotonic()
-        with pytest.raises(runner.Refused, match=said):
-            runner.join_scope(str(tmp_path / "private"), "cml-1-worker-0-1.scope")
+        scope = runner.Scope(str(tmp_path / "private"))
+        for _ in range(2):
+            with pytest.raises(runner.Refused, match=said):
+                scope.enter()
         thread.join()
     assert time.monotonic() - began < 10
     assert requests[0].startswith(f"\0AUTH EXTERNAL {str(os.getuid()).encode().hex()}\r\nBEGIN\r\n".encode())
@@ -556,7 +558,7 @@ def test_a_refusal_of_systemd_is_said_at_once(tmp_path: Path, answer: bytes, sai
 
 def test_without_a_manager_the_refusal_says_so(tmp_path: Path) -> None:
     with pytest.raises(runner.Refused, match="can't be reached"):
-        runner.join_scope(str(tmp_path / "private"), "cml-1-worker-0-1.scope")
+        runner.Scope(str(tmp_path / "private")).enter()
 
 
 def test_thirty_nodes_are_up_and_logging_quickly(server: Server) -> None:

@@ -101,6 +101,6 @@ def test_mxnet_trains_on_two_nodes_and_leaves_its_model(client: Client, cloud: R
     logs = [client.log(job_id, f"worker:{i}").splitlines() for i in range(2)]
     assert {log[-1].partition(":")[0] for log in logs} == {"rank 0 of 2", "rank 1 of 2"}
     for log in logs:
-        assert re.search(r"^0::.*/cml-[^/]*\.service$", log[0]), "not in a unit of its own, which the end of the login spares"
+        assert re.search(r"^0::.*/cml-[^/]*\.scope$", log[0]), "not in a unit of its own, which the end of the login spares"
     [path] = [path for path in client.artifacts(job_id) if path.endswith("weights.params")]
     assert len(client.artifact(job_id, path)) > 16

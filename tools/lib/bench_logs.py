@@ -15,6 +15,7 @@ MILESTONES = (
     (r"goes from PROVISIONING to BOOTSTRAPPING", "active"),
     (r"node \d+ at \S+ is connected", "runner up"),
     (r"goes from BOOTSTRAPPING to RUNNING", "ready"),
+    (r"\S+:\d+ is started", "started"),
     (r"goes from RUNNING to COLLECTING", "trained"),
     (r"goes from COLLECTING to TEARDOWN", "collected"),
 )

@@ -48,7 +48,7 @@ def run(work: Work, crew: Crew) -> None:
     if work.ended_early():
         return work.report(phase=Phase.TEARDOWN)
     try:
-        with work.tools.watch.watch(work.job.id, expect_change=True):
+        with work.tools.watch.watch(work.job.id):
             _build_all(work, crew)
     except _Shortfall as shortfall:
         _queue_again(work, shortfall)
@@ -85,7 +85,8 @@ def _build(work: Work, crew: Crew, given_up: set[str]) -> list[Server]:
         missing = len(ranks) - len([s for s in mine if s.status in COMING])
         if missing > 0:
             _create(work, number, flavor_id, missing, group_id)
-    return _wait_until_active(work, crew, pools, group_id, given_up)
+    with work.tools.watch.watch(work.job.id, expect_change=True):
+        return _wait_until_active(work, crew, pools, group_id, given_up)
 
 
 def _pools(work: Work) -> list[tuple[str, list[int]]]:
