@@ -726,43 +726,47 @@ class Scope:
 
     def __init__(self, manager: str) -> None:
         self.name = "cml-%d-%d.scope" % (os.getpid(), start_ticks(os.getpid()))
-        self.manager = manager
         self.failure = ""
+        self.connection: "socket.socket | None" = None
         if manager:
             try:
-                self.ask()
+                self.connection = self.ask(manager)
             except OSError as error:
                 self.failure = "systemd can't be reached: %s" % error
 
-    def ask(self) -> None:
-        self.connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.connection.settimeout(5)
-        self.connection.connect(self.manager)
+    def ask(self, manager: str) -> "socket.socket":
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.settimeout(5)
+        connection.connect(manager)
         login = b"\0AUTH EXTERNAL %s\r\nBEGIN\r\n" % str(os.getuid()).encode().hex().encode()
-        self.connection.sendall(login + scope_request(self.name, os.getpid()))
+        connection.sendall(login + scope_request(self.name, os.getpid()))
+        connection.settimeout(0.01)
+        return connection
 
     def enter(self) -> None:
-        """Wait until we are in it; systemd's answer comes before that is so.
+        """Wait until we are in it.
 
-        :raises Refused: the answer is an error, or it takes too long.
+        :raises Refused: systemd does not want it, or takes too long.
         """
-        answer, limit = b"", time.monotonic() + 15
-        while not self.failure and self.manager and "/" + self.name not in read_text("/proc/self/cgroup"):
-            answer += self.hear()
-            is_error = answer.partition(b"\r\n")[2][1:2] == b"\3"  # the type of a message is its second byte
-            if is_error or not b"OK".startswith(answer[:2]) or time.monotonic() > limit:
-                self.failure = "systemd gives no scope: %r" % answer
+        if self.connection:
+            self.failure = self.refusal(self.connection)
+            self.connection.close()
+            self.connection = None
         if self.failure:
             raise Refused(self.failure)
 
-    def hear(self) -> bytes:
-        """Give what has come from the manager, after a moment at the latest."""
-        self.connection.settimeout(0.01)
-        try:
-            piece = self.connection.recv(4096)
-        except socket.timeout:
-            return b""
-        return piece or b"(nothing more)"
+    def refusal(self, connection: "socket.socket") -> str:
+        """Give nothing once we are in it, which is a moment after systemd's answer; or say why not."""
+        answer, limit = b"", time.monotonic() + 15
+        while "/" + self.name not in read_text("/proc/self/cgroup"):
+            try:
+                answer += connection.recv(4096) or b"(nothing more)"
+            except socket.timeout:
+                pass
+            is_error = answer.partition(b"\r\n")[2][1:2] == b"\3"  # the type of a message is its second byte
+            if is_error or not b"OK".startswith(answer[:2]) or time.monotonic() > limit:
+                return "systemd gives no scope: %r" % answer
+        return ""
 
 
 class Stop:
