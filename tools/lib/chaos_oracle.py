@@ -1,0 +1,112 @@
+"""What has to hold when a job is over, asked of everybody but the daemons under test."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import amqp
+import sqlalchemy as sa
+from chaos_jobs import LINES, METRIC_EVERY, SETUP_LOG, TASKS, Entry, Ledger, artifacts, train_lines, train_log
+from chaos_stack import ChaosStack
+
+from tests.harness.cloud import Inventory
+
+#: queues that any conductor or worker takes from
+_SHARED_QUEUES = ("cml-conductor", "cml-worker")
+
+
+class Oracle:
+    """Compares what is left of a job with what should be.
+
+    :param database_url: of the service's database, into which it looks with SQL of its own.
+    """
+
+    def __init__(self, stack: ChaosStack, ledger: Ledger, rabbit_url: str) -> None:
+        self._stack = stack
+        self._ledger = ledger
+        self._rabbit = sa.make_url(rabbit_url)
+        self._engine = sa.create_engine(stack.service.database.url, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT")
+        self._baseline = self._inventory()
+
+    def judge(self, run: str, job_id: str, *, cancelled: bool) -> list[str]:
+        """List what is wrong about a job that is over; nothing, if the promises were kept."""
+        found = self._in_the_cloud() + self._in_the_database(job_id, "CANCELLED" if cancelled else "SUCCEEDED") + self._on_the_bus()
+        found += self._processes(self._ledger.entries(run))
+        found += self._logs(job_id, whole=not cancelled)
+        if not cancelled:
+            found += self._outputs(job_id) + self._metrics(job_id)
+        return found
+
+    def _inventory(self) -> tuple[Inventory, dict[str, str]]:
+        floating = self._stack.cloud.get("/network/v2.0/floatingips")["floatingips"]
+        return self._stack.cloud.inventory(), {ip["id"]: ip["description"] for ip in floating}
+
+    def _in_the_cloud(self) -> list[str]:
+        """A job that is done owns nothing: so there is nothing to wait for."""
+        inventory, floating = self._inventory()
+        items = [item for item in inventory.beyond(self._baseline[0]) if not item.startswith("groups default ")]
+        items += [f"floating address {ident} {text}" for ident, text in floating.items() if ident not in self._baseline[1]]
+        return [f"left in the cloud: {item}" for item in items]
+
+    def _in_the_database(self, job_id: str, outcome: str) -> list[str]:
+        with self._engine.connect() as connection:
+            def rows(query: str) -> list[dict[str, Any]]:
+                return [dict(row) for row in connection.execute(sa.text(query), {"id": job_id}).mappings()]
+
+            [job] = rows("SELECT phase, outcome, worker_id, lease_expires_at, attempt, infra_restarts, error_restarts FROM jobs "
+                         "WHERE id = :id")
+            nodes = rows("SELECT `rank`, status FROM nodes WHERE job_id = :id")
+        wanted = {"phase": "DONE", "outcome": outcome, "worker_id": None, "lease_expires_at": None, "attempt": 1, "infra_restarts": 0,
+                  "error_restarts": 0}
+        found = [f"the job's row has {name} = {job[name]!r} instead of {value!r}" for name, value in wanted.items() if job[name] != value]
+        return found + [f"the row of node {node['rank']} says {node['status']}" for node in nodes if node["status"] != "DELETED"]
+
+    def _on_the_bus(self) -> list[str]:
+        url = self._rabbit
+        with amqp.Connection(f"{url.host}:{url.port}", url.username, url.password, virtual_host=url.database or "/") as connection:
+            with connection.channel() as channel:
+                depths = {name: channel.queue_declare(name, passive=True).message_count for name in _SHARED_QUEUES}
+        return [f"{depth} messages are left in the queue {name}" for name, depth in depths.items() if depth]
+
+    def _processes(self, entries: list[Entry]) -> list[str]:
+        """Each process was started once, and none is alive."""
+        wanted = sorted([(0, "setup")] * len(TASKS) + [(1, task) for task in TASKS])
+        started = sorted((entry.attempt, entry.task) for entry in entries)
+        found = [] if started == wanted else [f"processes that were started: {started} instead of {wanted}"]
+        return found + [f"{entry.task} of attempt {entry.attempt} is alive" for entry in entries if entry.ended is None]
+
+    def _logs(self, job_id: str, *, whole: bool) -> list[str]:
+        found = []
+        for task in TASKS:
+            setup = self._stack.client.log(job_id, task, attempt=0)
+            if setup != SETUP_LOG:
+                found.append(f"log of the setup at {task}: {_difference(setup, SETUP_LOG)}")
+            log = self._stack.client.log(job_id, task)
+            wanted = train_log(task) if whole else _beginning(task, log)
+            if log != wanted:
+                found.append(f"log of {task}: {_difference(log, wanted)}")
+        return found
+
+    def _outputs(self, job_id: str) -> list[str]:
+        client, wanted = self._stack.client, artifacts()
+        listed = client.artifacts(job_id)
+        found = [] if set(listed) == set(wanted) else [f"artifacts: {sorted(listed)} instead of {sorted(wanted)}"]
+        return found + [f"artifact {path} has another content" for path, content in wanted.items()
+                        if path in listed and client.artifact(job_id, path) != content]
+
+    def _metrics(self, job_id: str) -> list[str]:
+        steps = list(range(0, LINES, METRIC_EVERY))
+        series = {one["task"]: [point["step"] for point in one["data"]] for one in self._stack.client.metrics(job_id, name="loss")}
+        return [f"metrics of {task} are at steps {series.get(task)} instead of {steps}" for task in TASKS if series.get(task) != steps]
+
+
+def _beginning(task: str, log: str) -> str:
+    """Give what the log of a training should be that was ended after as many lines as it has; the last may be torn."""
+    lines = train_lines(task, count=log.count("\nline "))
+    return "\n".join(lines)[:len(log.rstrip("\n"))] + "\n" * log.endswith("\n")
+
+
+def _difference(text: str, wanted: str) -> str:
+    have, want = text.splitlines(), wanted.splitlines()
+    place = next((i for i, (one, other) in enumerate(zip(have, want, strict=False)) if one != other), min(len(have), len(want)))
+    return f"{len(have)} lines instead of {len(want)}; from line {place}: {have[place:place + 3]} instead of {want[place:place + 3]}"
