@@ -67,6 +67,19 @@ def test_death_in_other_phases(stack: Stack, client: Client, cloud: LocalCloud, 
     assert [client.log(job_id, f"worker:{i}") for i in range(2)] == ["ran\n", "ran\n"]
 
 
+def test_setup_that_ends_while_nobody_watches_keeps_its_log(stack: Stack, client: Client, gate: Gate) -> None:
+    setup = "echo begun; python3 -c 'import gate; gate.wait()'; echo set up"
+    job_id = client.submit(document(env=gate.env, setup=setup), gate.files("print('ran')"))
+    visitors = gate.expect(2)
+    stack.service.kill()
+    gate.open()
+    until(lambda: not any(guests.alive(visitor.pid) for visitor in visitors), 20, "the end of the setup")
+    stack.service.start()
+    client.succeed(job_id)
+    assert [client.log(job_id, f"worker:{i}", attempt=0) for i in range(2)] == ["begun\nset up\n"] * 2
+    assert len(gate.visitors) == 2, "the setup ran again"
+
+
 def test_cancel_is_remembered_over_a_death(stack: Stack, client: Client, cloud: LocalCloud, gate: Gate) -> None:
     job_id = client.submit(document(env=gate.env), gate.files(WAIT))
     gate.expect(2)
