@@ -81,7 +81,6 @@ class Sweep:
 
     def run(self, job: str, point: Point | None) -> Result:
         """Run a job, a daemon dying at the point, and judge it when it is over."""
-        self._stack.await_ready()
         self._number += 1
         result = Result(job, point)
         began, deaths = time.monotonic(), self._stack.deaths
@@ -91,6 +90,8 @@ class Sweep:
         except AssertionError as error:
             result.wrong.append(str(error))
         result.wrong += self._deaths(point, deaths)
+        self._stack.await_ready()
+        result.wrong += self._oracle.bus()
         result.seconds = time.monotonic() - began
         return result
 
