@@ -95,6 +95,10 @@ class Sweep:
         result.seconds = time.monotonic() - began
         return result
 
+    def leftovers(self) -> list[str]:
+        """List what all the deaths together have left behind."""
+        return self._oracle.queues_of_the_dead()
+
     @property
     def _run_name(self) -> str:
         return f"run{self._number}"
@@ -163,9 +167,9 @@ def sweeping(directory: Path) -> Iterator[Sweep]:
         yield Sweep(stack, cleanup.enter_context(Ledger()), rabbit_url)
 
 
-def sweep(options: argparse.Namespace, directory: Path, say: Callable[[str], None]) -> list[Result]:
-    """Do what the command line asks for; give a result for each point."""
-    results = []
+def sweep(options: argparse.Namespace, directory: Path, say: Callable[[str], None]) -> tuple[list[Result], list[str]]:
+    """Do what the command line asks for; give a result for each point, and what is left at the end."""
+    results: list[Result] = []
     roles = [options.role] if options.role else ROLES
     with sweeping(directory) as work:
         for job in [options.job] if options.job else JOBS:
@@ -181,7 +185,8 @@ def sweep(options: argparse.Namespace, directory: Path, say: Callable[[str], Non
                 say(f"{place:4}  {job:6}  {'FAILED' if result.wrong else 'ok    '} {result.seconds:5.1f} s  {point}")
                 for text in result.wrong:
                     say(f"      {text}")
-    return results
+        leftovers = work.leftovers()
+    return results, leftovers
 
 
 def summary(results: Sequence[Result]) -> str:
@@ -221,7 +226,7 @@ def main(argv: list[str]) -> int:
     options = parse(argv)
     directory = options.directory or Path(tempfile.mkdtemp(prefix="cml-chaos-"))
     try:
-        results = sweep(options, directory.resolve(), bootstrap.say)
+        results, leftovers = sweep(options, directory.resolve(), bootstrap.say)
     finally:
         if not options.directory:
             shutil.rmtree(directory, ignore_errors=True)
@@ -230,9 +235,11 @@ def main(argv: list[str]) -> int:
     failed = [result for result in results if result.wrong]
     for result in failed:
         bootstrap.say(f"FAILED: {result.job}: {result.point}; again with: tools/chaos sweep --job {result.job} --points '{result.point}'")
+    for text in leftovers:
+        bootstrap.say(f"FAILED: at the end, {text}")
     if not results and not options.list:
         bootstrap.say("No point was chosen.")
-    return 1 if failed or not (results or options.list) else 0
+    return 1 if failed or leftovers or not (results or options.list) else 0
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import amqp
@@ -70,11 +71,33 @@ class Oracle:
             return [f"{depth} messages are left in the queue {name}" for name, depth in self._depths().items() if depth]
         return []
 
-    def _depths(self) -> dict[str, int]:
+    def queues_of_the_dead(self) -> list[str]:
+        """List the queues of workers that are dead and should be forgotten by now, or soon."""
+        ids = re.findall(r"INFO cml_nova.service .*Worker (\S+) is up", self._stack.service.phoenixes["worker"].log_path.read_text())
+        queues = [f"cml-worker.{worker_id}" for worker_id in ids[:-1]]  # the last one lives
+        left: list[str] = []
+
+        def gone() -> bool:
+            left[:] = [queue for queue in queues if self._depth(queue) is not None]
+            return not left
+
+        try:
+            until(gone, 15 * self._stack.lease_time, "the end of the queues of dead workers", 0.5)
+        except AssertionError:
+            return [f"the queue {queue} of a dead worker is left" for queue in left]
+        return []
+
+    def _depths(self) -> dict[str, int | None]:
+        return {name: self._depth(name) for name in _SHARED_QUEUES}
+
+    def _depth(self, queue: str) -> int | None:
+        """Count the messages in a queue; None if there is no such queue."""
         url = self._rabbit
         with amqp.Connection(f"{url.host}:{url.port}", url.username, url.password, virtual_host=url.database or "/") as connection:
-            with connection.channel() as channel:
-                return {name: channel.queue_declare(name, passive=True).message_count for name in _SHARED_QUEUES}
+            try:
+                return int(connection.channel().queue_declare(queue, passive=True).message_count)
+            except amqp.NotFound:
+                return None
 
     def _processes(self, entries: list[Entry]) -> list[str]:
         """Each process was started once, and none is alive."""

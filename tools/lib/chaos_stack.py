@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from chaos_probe import Board
 
@@ -20,7 +21,7 @@ from tests.harness.waiting import until
 ROLES = ("worker", "conductor")
 _LAUNCHER = Path(__file__).with_name("chaos_daemon.py")
 #: short, so that a death costs seconds. Nothing but jobs may clean up what they leave behind: no look for orphans
-OPTIONS = {
+OPTIONS: dict[str, dict[str, Any]] = {
     "cloud": {"poll_fast": 0.1, "poll_slow": 0.5, "settle_time": 1, "request_timeout": 5, "floating_network": "local-external"},
     "conductor": {"lease_time": 2.5, "sweep_interval": 0.3, "orphan_interval": 3600},
     "worker": {"heartbeat_interval": 0.4, "rpc_timeout": 2},
@@ -122,6 +123,7 @@ class ChaosStack:
     service: ChaosService
     board: Board
     client: Client
+    lease_time: float = OPTIONS["conductor"]["lease_time"]
 
     def await_ready(self) -> None:
         """Wait until both daemons are at work."""
