@@ -149,10 +149,13 @@ def test_worker_that_is_stopped_hands_its_jobs_over_at_once(stack: Stack, traini
 def test_worker_that_is_stopped_leaves_no_queue_on_the_bus(daemons: Daemons) -> None:
     """Each start of a worker has a queue of its own, which the broker would keep for ever."""
     worker = daemons.workers[0]
-    [*_, worker_id] = UP.findall(worker.log_path.read_text())
-    assert queue_exists(f"cml-worker.{worker_id}")
+
+    def queue() -> str:
+        return f"cml-worker.{UP.findall(worker.log_path.read_text())[-1]}"
+
+    until(lambda: queue_exists(queue()), 30, "the queue of a worker that may have been started just now")
     worker.stop()
-    assert not queue_exists(f"cml-worker.{worker_id}")
+    assert not queue_exists(queue())
 
 
 def queue_exists(name: str) -> bool:
