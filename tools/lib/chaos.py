@@ -30,7 +30,8 @@ import servers
 
 sys.path.insert(0, str(bootstrap.REPOSITORY))
 
-from chaos_jobs import FILES, TASKS, Ledger, document
+from chaos_jobs import FILES, SCENARIOS, TASKS, Scenario, document
+from chaos_ledger import Ledger
 from chaos_oracle import Oracle
 from chaos_probe import Point
 from chaos_stack import ROLES, ChaosStack, chaos_stack
@@ -38,7 +39,6 @@ from chaos_stack import ROLES, ChaosStack, chaos_stack
 from tests.harness.client import TERMINAL
 from tests.harness.waiting import until
 
-JOBS = ("train", "cancel")
 #: undisturbed jobs that are recorded: points that not every one of them has depend on chance
 _RECORDINGS = 3
 #: effects whose number depends on the clock, and how many of them are points
@@ -76,7 +76,7 @@ class Sweep:
         for _ in range(_RECORDINGS):
             result = self.run(job, None)
             assert not result.wrong, f"an undisturbed job: {'; '.join(result.wrong)}"
-            runs.append(self._stack.board.effects(self._run_name))
+            runs.append(_cut(self._stack.board.effects(self._run_name), SCENARIOS[job].points_until))
         return points_of(runs)
 
     def run(self, job: str, point: Point | None) -> Result:
@@ -85,8 +85,8 @@ class Sweep:
         result = Result(job, point)
         began, deaths = time.monotonic(), self._stack.deaths
         try:
-            job_id = self._carry(job, point)
-            result.wrong += self._oracle.judge(self._run_name, job_id, cancelled=job == "cancel")
+            job_id = self._carry(SCENARIOS[job], point)
+            result.wrong += self._oracle.judge(SCENARIOS[job], self._run_name, job_id)
         except AssertionError as error:
             result.wrong.append(str(error))
         result.wrong += self._deaths(point, deaths)
@@ -103,19 +103,17 @@ class Sweep:
     def _run_name(self) -> str:
         return f"run{self._number}"
 
-    def _carry(self, job: str, point: Point | None) -> str:
+    def _carry(self, scenario: Scenario, point: Point | None) -> str:
         """Bring a job to its end; give its id."""
         client, board, run = self._stack.client, self._stack.board, self._run_name
-        body = {**document(run, self._ledger, endless=job == "cancel"), "source": {"package": self._package}}
-        if job == "train":
-            board.begin(run, point)
-        job_id = client.submit(body)
-        if job == "cancel":
+        board.begin(run if scenario.act is None else f"{run}-before", point if scenario.act is None else None)
+        job_id = client.submit({**document(scenario, run, self._ledger), "source": {"package": self._package}})
+        if scenario.act:
             client.wait_status(job_id, "RUNNING", timeout=_OVER_SECONDS)
-            until(lambda: sum(entry.attempt > 0 for entry in self._ledger.entries(run)) == len(TASKS), 30, "both processes of the training")
-            until(lambda: all(client.log_size(job_id, task) for task in TASKS), 30, "logs of both processes")
+            until(lambda: sum(entry.attempt > 0 for entry in self._ledger.entries(run)) == len(TASKS), 30, "processes of the training")
+            until(lambda: all(client.log_size(job_id, task) for task in TASKS), 30, "logs of all processes")
             board.begin(run, point)
-            client.cancel(job_id)
+            scenario.act(self._stack, self._ledger, run, job_id)
         client.wait(job_id, lambda seen: seen["status"] in TERMINAL, _OVER_SECONDS)
         return job_id
 
@@ -131,6 +129,11 @@ class Sweep:
             return [str(error)]
         more = self._stack.deaths - before - (point is not None)
         return [f"{more} daemons died that nobody killed"] if more else []
+
+
+def _cut(effects: list[str], last: str | None) -> list[str]:
+    """Leave out what comes after the last effect that has ``last`` in its name."""
+    return effects[:max(i for i, effect in enumerate(effects, 1) if last in effect)] if last else effects
 
 
 def points_of(runs: Sequence[Sequence[str]]) -> list[Point]:
@@ -172,7 +175,7 @@ def sweep(options: argparse.Namespace, directory: Path, say: Callable[[str], Non
     results: list[Result] = []
     roles = [options.role] if options.role else ROLES
     with sweeping(directory) as work:
-        for job in [options.job] if options.job else JOBS:
+        for job in [options.job] if options.job else SCENARIOS:
             began = time.monotonic()
             points = work.record(job)
             say(f"{job}: {len(points)} points, recorded in {time.monotonic() - began:.1f} s")
@@ -210,8 +213,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser("sweep", help="record the points of a job, and kill at each", description=__doc__,
                                   formatter_class=argparse.RawDescriptionHelpFormatter)
-    command.add_argument("--job", choices=JOBS, help="a training that succeeds, or one that is cancelled while it runs: then the points "
-                                                     "are those after the cancel. Both by default")
+    command.add_argument("--job", choices=list(SCENARIOS),
+                         help="a training that succeeds; one that is cancelled while it runs: then the points are those after the cancel; "
+                              "one that fails and is started again, one that loses a node: then they are those until all processes run "
+                              "again. All of them by default")
     command.add_argument("--role", choices=ROLES, help="whom to kill; each of them by default")
     command.add_argument("--points", metavar="TEXT|N", help="only points with this in their name, or the one of this number in --list")
     command.add_argument("--stride", type=int, default=1, metavar="K", help="only every K-th point")

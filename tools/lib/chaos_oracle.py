@@ -7,7 +7,8 @@ from typing import Any
 
 import amqp
 import sqlalchemy as sa
-from chaos_jobs import LINES, METRIC_EVERY, SETUP_LOG, TASKS, Entry, Ledger, artifacts, train_lines, train_log
+from chaos_jobs import METRIC_EVERY, SETUP_LOG, TASKS, Scenario, artifacts, log_until, whole_log
+from chaos_ledger import Entry, Ledger
 from chaos_stack import ChaosStack
 
 from tests.harness.cloud import Inventory
@@ -30,13 +31,12 @@ class Oracle:
         self._engine = sa.create_engine(stack.service.database.url, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT")
         self._baseline = self._inventory()
 
-    def judge(self, run: str, job_id: str, *, cancelled: bool) -> list[str]:
+    def judge(self, scenario: Scenario, run: str, job_id: str) -> list[str]:
         """List what is wrong about a job that is over; nothing, if the promises were kept."""
-        found = self._in_the_cloud() + self._in_the_database(job_id, "CANCELLED" if cancelled else "SUCCEEDED")
-        found += self._processes(self._ledger.entries(run))
-        found += self._logs(job_id, whole=not cancelled)
-        if not cancelled:
-            found += self._outputs(job_id) + self._metrics(job_id)
+        found = self._in_the_cloud() + self._in_the_database(scenario, job_id)
+        found += self._processes(scenario, self._ledger.entries(run)) + self._logs(scenario, job_id)
+        if scenario.status == "SUCCEEDED":
+            found += self._outputs(job_id) + self._metrics(scenario, job_id)
         return found
 
     def _inventory(self) -> tuple[Inventory, dict[str, str]]:
@@ -50,7 +50,7 @@ class Oracle:
         items += [f"floating address {ident} {text}" for ident, text in floating.items() if ident not in self._baseline[1]]
         return [f"left in the cloud: {item}" for item in items]
 
-    def _in_the_database(self, job_id: str, outcome: str) -> list[str]:
+    def _in_the_database(self, scenario: Scenario, job_id: str) -> list[str]:
         with self._engine.connect() as connection:
             def rows(query: str) -> list[dict[str, Any]]:
                 return [dict(row) for row in connection.execute(sa.text(query), {"id": job_id}).mappings()]
@@ -58,8 +58,8 @@ class Oracle:
             [job] = rows("SELECT phase, outcome, worker_id, lease_expires_at, attempt, infra_restarts, error_restarts FROM jobs "
                          "WHERE id = :id")
             nodes = rows("SELECT `rank`, status FROM nodes WHERE job_id = :id")
-        wanted = {"phase": "DONE", "outcome": outcome, "worker_id": None, "lease_expires_at": None, "attempt": 1, "infra_restarts": 0,
-                  "error_restarts": 0}
+        wanted = {"phase": "DONE", "outcome": scenario.status, "worker_id": None, "lease_expires_at": None, "attempt": scenario.attempts,
+                  "infra_restarts": 0, "error_restarts": 0, **scenario.columns}
         found = [f"the job's row has {name} = {job[name]!r} instead of {value!r}" for name, value in wanted.items() if job[name] != value]
         return found + [f"the row of node {node['rank']} says {node['status']}" for node in nodes if node["status"] != "DELETED"]
 
@@ -99,23 +99,27 @@ class Oracle:
             except amqp.NotFound:
                 return None
 
-    def _processes(self, entries: list[Entry]) -> list[str]:
-        """Each process was started once, and none is alive."""
-        wanted = sorted([(0, "setup")] * len(TASKS) + [(1, task) for task in TASKS])
+    def _processes(self, scenario: Scenario, entries: list[Entry]) -> list[str]:
+        """Each process was started once, no attempt before the end of the one before it, and none is alive."""
         started = sorted((entry.attempt, entry.task) for entry in entries)
-        found = [] if started == wanted else [f"processes that were started: {started} instead of {wanted}"]
-        return found + [f"{entry.task} of attempt {entry.attempt} is alive" for entry in entries if entry.ended is None]
+        found = [] if started == scenario.processes else [f"processes that were started: {started} instead of {scenario.processes}"]
+        found += [f"{entry.task} of attempt {entry.attempt} is alive" for entry in entries if entry.ended is None]
+        return found + [f"{entry.task} of attempt {entry.attempt} ran beside {other.task} of attempt {other.attempt}"
+                        for entry in entries for other in entries
+                        if 0 < entry.attempt < other.attempt and (entry.ended is None or entry.ended > other.began)]
 
-    def _logs(self, job_id: str, *, whole: bool) -> list[str]:
+    def _logs(self, scenario: Scenario, job_id: str) -> list[str]:
         found = []
         for task in TASKS:
-            setup = self._stack.client.log(job_id, task, attempt=0)
-            if setup != SETUP_LOG:
-                found.append(f"log of the setup at {task}: {_difference(setup, SETUP_LOG)}")
-            log = self._stack.client.log(job_id, task)
-            wanted = train_log(task) if whole else _beginning(task, log)
-            if log != wanted:
-                found.append(f"log of {task}: {_difference(log, wanted)}")
+            logs = {0: self._stack.client.log(job_id, task, attempt=0)}
+            wanted = {0: SETUP_LOG}
+            for attempt in range(1, scenario.attempts + 1):
+                logs[attempt] = self._stack.client.log(job_id, task, attempt=attempt)
+                whole = attempt == scenario.attempts and scenario.status == "SUCCEEDED"
+                wanted[attempt] = whole_log(attempt, task) if whole else log_until(attempt, task, logs[attempt],
+                                                                                   scenario.last_words.get(task, ""))
+            found += [f"log of {task} in attempt {attempt}: {_difference(logs[attempt], wanted[attempt])}"
+                      for attempt in logs if logs[attempt] != wanted[attempt]]
         return found
 
     def _outputs(self, job_id: str) -> list[str]:
@@ -125,16 +129,16 @@ class Oracle:
         return found + [f"artifact {path} has another content" for path, content in wanted.items()
                         if path in listed and client.artifact(job_id, path) != content]
 
-    def _metrics(self, job_id: str) -> list[str]:
-        steps = list(range(0, LINES, METRIC_EVERY))
-        series = {one["task"]: [point["step"] for point in one["data"]] for one in self._stack.client.metrics(job_id, name="loss")}
-        return [f"metrics of {task} are at steps {series.get(task)} instead of {steps}" for task in TASKS if series.get(task) != steps]
-
-
-def _beginning(task: str, log: str) -> str:
-    """Give what the log of a training should be that was ended after as many lines as it has; the last may be torn."""
-    lines = train_lines(task, count=log.count("\nline "))
-    return "\n".join(lines)[:len(log.rstrip("\n"))] + "\n" * log.endswith("\n")
+    def _metrics(self, scenario: Scenario, job_id: str) -> list[str]:
+        """Each line of the logs that has a metric in it is a point of the series, once."""
+        client, found = self._stack.client, []
+        series = {one["task"]: [point["step"] for point in one["data"]] for one in client.metrics(job_id, name="loss")}
+        for task in TASKS:
+            counts = [client.log(job_id, task, attempt=attempt).count("CML_METRIC") for attempt in range(1, scenario.attempts + 1)]
+            wanted = [number * METRIC_EVERY for count in counts for number in range(count)]
+            if series.get(task) != wanted:
+                found.append(f"metrics of {task} are at steps {series.get(task)} instead of {wanted}")
+        return found
 
 
 def _difference(text: str, wanted: str) -> str:

@@ -142,7 +142,7 @@ def chaos_stack(directory: Path, rabbit_url: str, database_url: str) -> Iterator
     board = Board(directory / "board")
     board.begin("start", None)
     with ExitStack() as cleanup:
-        cloud = LocalCloud(directory / "cloud", ml_endpoint=f"http://127.0.0.1:{port}")
+        cloud = LocalCloud(directory / "cloud", ml_endpoint=f"http://127.0.0.1:{port}", args=("--delete-time", "0.3"))
         cleanup.callback(cloud.stop)
         cloud.start()
         service = ChaosService(directory / "service", cloud, port, rabbit_url, database_url, board)
