@@ -11,13 +11,22 @@ import pytest
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "lib" / "chaos.py"
 
 
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize("job", ["train", "cancel"])
-def test_every_death_is_survived(job: str, tmp_path: Path) -> None:
-    """What it prints names each point that failed, and what was wrong; the ends of the daemons' logs are below the directory."""
-    command = [sys.executable, str(TOOL), "sweep", "--job", job, "--directory", str(tmp_path)]
+def sweep(directory: Path, *arguments: str) -> int:
+    """Run the tool, and pass on what it prints: each point that failed, and what was wrong."""
+    command = [sys.executable, str(TOOL), "sweep", "--directory", str(directory), *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout
         for line in process.stdout:
             print(line, end="", flush=True)
-        assert process.wait() == 0
+        return process.wait()
+
+
+@pytest.mark.timeout(1800)
+def test_every_death_is_survived(tmp_path: Path) -> None:
+    assert sweep(tmp_path, "--job", "train", "--job", "cancel") == 0
+
+
+@pytest.mark.timeout(900)
+def test_deaths_are_survived_while_a_job_starts_again(tmp_path: Path) -> None:
+    """Every fifth point: all of them take as long as all of the others."""
+    assert sweep(tmp_path, "--job", "retry", "--job", "lost", "--stride", "5") == 0

@@ -175,7 +175,7 @@ def sweep(options: argparse.Namespace, directory: Path, say: Callable[[str], Non
     results: list[Result] = []
     roles = [options.role] if options.role else ROLES
     with sweeping(directory) as work:
-        for job in [options.job] if options.job else SCENARIOS:
+        for job in options.job or SCENARIOS:
             began = time.monotonic()
             points = work.record(job)
             say(f"{job}: {len(points)} points, recorded in {time.monotonic() - began:.1f} s")
@@ -213,17 +213,21 @@ def parse(argv: list[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser("sweep", help="record the points of a job, and kill at each", description=__doc__,
                                   formatter_class=argparse.RawDescriptionHelpFormatter)
-    command.add_argument("--job", choices=list(SCENARIOS),
+    command.add_argument("--job", choices=list(SCENARIOS), action="append",
                          help="a training that succeeds; one that is cancelled while it runs: then the points are those after the cancel; "
                               "one that fails and is started again, one that loses a node: then they are those until all processes run "
-                              "again. All of them by default")
+                              "again. May be given several times; all of them by default")
     command.add_argument("--role", choices=ROLES, help="whom to kill; each of them by default")
     command.add_argument("--points", metavar="TEXT|N", help="only points with this in their name, or the one of this number in --list")
     command.add_argument("--stride", type=int, default=1, metavar="K", help="only every K-th point")
     command.add_argument("--list", action="store_true", help="record and print the points; kill nothing")
-    command.add_argument("--directory", type=Path, help="where logs and data of the stack are kept; removed at the end if not given")
+    command.add_argument("--directory", type=Path,
+                         help="a new or empty one, where logs and data of the stack are kept; removed at the end if not given")
     command.add_argument("--state-dir", type=Path, default=bootstrap.default_state_dir(), help="where the environment is kept")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if options.directory and options.directory.exists() and any(options.directory.iterdir()):
+        parser.error(f"--directory: {options.directory} is not empty; the records of two sweeps would be taken for one")
+    return options
 
 
 def main(argv: list[str]) -> int:

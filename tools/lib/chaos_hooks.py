@@ -146,7 +146,12 @@ def hook_worker(probe: Probe) -> None:
     after(ConductorClient, "job_report", report, probe)
     # A read; it tells only which phase the job is in.
     after(ConductorClient, "job_get", lambda job, client, context, job_id, generation: phases.seen(job_id, job["phase"]), probe)
-    after(ConductorClient, "worker_heartbeat", lambda *_, **__: probe.up() or "rpc called worker_heartbeat", probe)
+
+    def beaten(*_: Any, **__: Any) -> str:
+        probe.up()
+        return "rpc called worker_heartbeat"
+
+    after(ConductorClient, "worker_heartbeat", beaten, probe)
 
 
 def _hook_cloud(probe: Probe) -> None:
@@ -160,7 +165,7 @@ def _hook_cloud(probe: Probe) -> None:
             if method != "GET":
                 probe.hit(f"cloud {method} {_ID.sub('{id}', path)}")
 
-    rest._once = wrapped
+    rest._once = wrapped  # type: ignore[assignment]
 
 
 def _hook_machines(probe: Probe) -> None:
@@ -179,7 +184,7 @@ def _hook_machines(probe: Probe) -> None:
         yield from fetch(machine, name)
         probe.hit(f"ssh fetched {name}")
 
-    Machine.connect, Machine.fetch = connecting, fetching  # type: ignore[method-assign]
+    Machine.connect, Machine.fetch = connecting, fetching  # type: ignore[method-assign,assignment]
     after(Machine, "upload", lambda _, machine, name, *args: f"ssh upload {name}", probe)
     after(Machine, "write", lambda _, machine, name, *args: f"ssh write {name}", probe)
     after(Machine, "free_ports", lambda *_: "ssh free_ports", probe)
