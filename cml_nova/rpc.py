@@ -6,9 +6,11 @@ that a periodic sweep makes good, and every call is short and may be repeated.
 
 from __future__ import annotations
 
+import ssl
 from typing import Any
 
 import amqp
+import kombu
 import kombu.exceptions
 import oslo_messaging as messaging
 from oslo_config import cfg
@@ -21,6 +23,9 @@ WORKER_TOPIC = "cml-worker"
 
 #: what a call or cast may raise when the bus is away or nobody answers; the driver lets errors of its libraries through
 BUS_ERRORS = (messaging.MessagingException, kombu.exceptions.KombuError, amqp.AMQPError, OSError)
+
+#: seconds that a broker has for each step where it is asked directly
+_BROKER_TIMEOUT = 5
 
 #: errors that cross the bus as themselves instead of as a generic RemoteError
 ALLOWED_REMOTE_MODULES = ["cml_nova.exception"]
@@ -68,3 +73,36 @@ def get_server(transport: messaging.Transport, topic: str, server: str, endpoint
         serializer=ContextSerializer(),
         access_policy=dispatcher.DefaultRPCAccessPolicy,
     )
+
+
+def broker(conf: cfg.ConfigOpts, host: messaging.TransportHost, virtual_host: str | None) -> kombu.Connection:
+    """Give a direct connection, not made yet, to one RabbitMQ broker of ``transport_url``, with the driver's options."""
+    options = conf.oslo_messaging_rabbit
+    tls = {"ca_certs": options.ssl_ca_file or None, "certfile": options.ssl_cert_file or None,
+           "keyfile": options.ssl_key_file or None, "cert_reqs": ssl.CERT_REQUIRED if options.ssl_ca_file else ssl.CERT_NONE}
+    return kombu.Connection(
+        hostname=host.hostname, port=host.port or 5672, userid=host.username, password=host.password,
+        virtual_host=virtual_host or "/", ssl=tls if options.ssl else False, connect_timeout=_BROKER_TIMEOUT,
+        transport_options={"read_timeout": _BROKER_TIMEOUT, "write_timeout": _BROKER_TIMEOUT})
+
+
+def delete_queue(conf: cfg.ConfigOpts, topic: str, server: str) -> None:
+    """Delete the queue of a server that is gone for good. oslo.messaging never does, and the broker would keep it for ever.
+
+    A queue from which somebody takes messages stays; one that is gone already is fine. Nothing is done where the bus is no RabbitMQ.
+
+    :raises BUS_ERRORS: no broker could be asked.
+    """
+    url = messaging.TransportURL.parse(conf)
+    if url.transport not in ("rabbit", "kombu"):
+        return
+    for last, host in enumerate(url.hosts, 1 - len(url.hosts)):
+        try:
+            with broker(conf, host, url.virtual_host) as connection:
+                connection.default_channel.queue_delete(f"{topic}.{server}", if_unused=True)
+            return
+        except amqp.PreconditionFailed:
+            return  # in use
+        except BUS_ERRORS:
+            if not last:
+                raise

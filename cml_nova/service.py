@@ -74,7 +74,8 @@ class ConductorService:
         workers = WorkerClient(transport)
         dispatcher = Dispatcher(conf, db, workers)
         manager = ConductorManager(conf, db, get_storage(conf), dispatcher)
-        self._server = rpc.get_server(transport, rpc.CONDUCTOR_TOPIC, f"{socket.gethostname()}:{uuid.uuid4().hex[:12]}", manager)
+        # Nobody asks for a certain conductor. One name for all that ever run on a host: the broker keeps a queue for each name.
+        self._server = rpc.get_server(transport, rpc.CONDUCTOR_TOPIC, socket.gethostname(), manager)
         self._beats = [Beat(f.__name__, interval, f) for interval, f in Periodics(conf, db, dispatcher, workers).jobs()]
 
     def start(self) -> None:
@@ -117,6 +118,10 @@ class WorkerService:
         self._beat.stop()
         self._server.stop()
         self._server.wait()
+        try:
+            rpc.delete_queue(self._conf, rpc.WORKER_TOPIC, self._manager.worker_id)
+        except rpc.BUS_ERRORS as error:
+            LOG.warning("The worker's queue stays on the bus: %s", error)
         self._watch.stop()
         LOG.info("The worker stopped after %.1f s", time.monotonic() - began)
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ssl
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import kombu
 import oslo_messaging as messaging
 from oslo_config import cfg
 from oslo_db import exception as db_exception
@@ -28,7 +26,6 @@ from cml_nova.storage import get_storage
 
 #: most jobs whose sealed secrets are tried
 _SEALED = 100
-_BUS_TIMEOUT = 5
 _SUCCESS, _WARNING, _FAILURE = upgradecheck.Code.SUCCESS, upgradecheck.Code.WARNING, upgradecheck.Code.FAILURE
 
 
@@ -79,12 +76,7 @@ class Checks(upgradecheck.UpgradeCommands):
 
     def _bus_error(self, host: messaging.TransportHost, virtual_host: str | None) -> str | None:
         """Log in to a broker; tell what goes wrong."""
-        options = self._conf.oslo_messaging_rabbit
-        tls = {"ca_certs": options.ssl_ca_file or None, "certfile": options.ssl_cert_file or None,
-               "keyfile": options.ssl_key_file or None, "cert_reqs": ssl.CERT_REQUIRED if options.ssl_ca_file else ssl.CERT_NONE}
-        connection = kombu.Connection(
-            hostname=host.hostname, port=host.port or 5672, userid=host.username, password=host.password,
-            virtual_host=virtual_host or "/", ssl=tls if options.ssl else False, connect_timeout=_BUS_TIMEOUT)
+        connection = rpc.broker(self._conf, host, virtual_host)
         try:
             connection.connect()
         except rpc.BUS_ERRORS as error:

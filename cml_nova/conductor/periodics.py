@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from oslo_config import cfg
 from oslo_log import log as logging
 from sqlalchemy import select
 
 from cml_nova import context as cml_context
+from cml_nova import rpc
 from cml_nova.conductor.dispatch import Dispatcher
 from cml_nova.db import events, leases
 from cml_nova.db.engine import Database
@@ -38,10 +39,22 @@ class Periodics:
             overdue = [*leases.end_overdue_waits(session), *leases.end_overdue_runs(session)]
             for job_id in overdue:
                 events.add(session, job_id, "deadline", "A time limit of the job has passed.", {})
-            leases.forget_silent(session, after=10 * self._conf.lease_time)
+            silent = leases.silent(session, after=10 * self._conf.lease_time)
         for job_id in overdue:
             self._dispatcher.attend(context, job_id)
         self._dispatcher.sweep(context)
+        self._forget(silent)
+
+    def _forget(self, worker_ids: Sequence[str]) -> None:
+        """Forget workers that are gone: their queues first, or nobody would know of these any more."""
+        for worker_id in worker_ids:
+            try:
+                self._workers.delete_queue(worker_id)
+            except rpc.BUS_ERRORS as error:
+                LOG.warning("Silent workers are forgotten when the bus answers: %s", error)
+                return
+            with self._db.write() as session:
+                leases.unregister(session, worker_id)
 
     def find_orphans(self) -> None:
         """Have resources deleted that carry this deployment's tag and belong to no job, or to a done one.

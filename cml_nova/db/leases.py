@@ -114,10 +114,10 @@ def unregister(session: Session, worker_id: str) -> None:
     _change(session, delete(Worker).where(Worker.id == worker_id))
 
 
-def forget_silent(session: Session, after: float) -> None:
-    """Forget workers not heard of for ``after`` seconds that hold no job."""
+def silent(session: Session, after: float) -> Sequence[str]:
+    """List workers not heard of for ``after`` seconds that hold no job."""
     holders = select(Job.worker_id).where(Job.worker_id.is_not(None))
-    _change(session, delete(Worker).where(Worker.seen_at < now() - after, Worker.id.not_in(holders)))
+    return session.scalars(select(Worker.id).where(Worker.seen_at < now() - after, Worker.id.not_in(holders))).all()
 
 
 def idlest_worker(session: Session, alive_within: float) -> str | None:

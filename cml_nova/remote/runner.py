@@ -409,11 +409,12 @@ class Supervisor:
         os.execvpe(encode(argv[0]), [encode(word) for word in argv], environ)
 
     def attend(self) -> None:
-        """Pump the output and obey stop requests until the process has ended."""
+        """Pump the output and obey stop requests until the process has ended; one that is stopped, with all that it started."""
         while True:
             self.wait(1.0 if self.deadline is None else min(1.0, self.deadline - time.monotonic()))
             self.reap()
-            if self.status is not None:
+            # The shell of a command ends at TERM at once; what it had started has the rest of the grace.
+            if self.status is not None and (self.deadline is None or not self.below()):
                 return
             request = read_text(self.task.file("stop")) if self.look else ""
             if request:

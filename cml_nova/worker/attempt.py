@@ -41,6 +41,9 @@ class Attempt:
         self._refused: dict[int, str] = {}
         self._unreachable: set[int] = set()
         self._leaving = threading.Event()
+        for task in self._tasks:
+            # What a worker before us saved, but did not report, is to be found even if the node is lost.
+            self.saver.resume(work.job.attempt, task.name)
         self._followers = {
             node["rank"]: threading.Thread(target=self._follow, args=(node["rank"], work.access(node)), daemon=True,
                                            name=f"follow-{work.job.id[:8]}-{node['rank']}")
@@ -71,7 +74,13 @@ class Attempt:
         """
         ranks = [rank for rank in self._followers if rank not in self._unreachable]
         busy = [rank for rank in ranks if not self._all_ended(rank)]
-        results = self._crew.each(lambda rank, machine: machine.stop(self._work.job.attempt, grace), busy)
+
+        def end(rank: int, machine: Machine) -> None:
+            # A worker that has just taken over may know of the end before its followers are connected.
+            machine.connect(self._work.conf.remote.connect_timeout)
+            machine.stop(self._work.job.attempt, grace)
+
+        results = self._crew.each(end, busy)
         for rank, result in results.items():
             if isinstance(result, exception.RemoteError):
                 LOG.warning("Job %s: node %d could not be told to stop: %s", self._work.job.id, rank, result.message)

@@ -20,6 +20,7 @@ class WorkerClient:
     """
 
     def __init__(self, transport: messaging.Transport, timeout: float = 60) -> None:
+        self._conf = transport.conf
         self._client = rpc.get_client(transport, rpc.WORKER_TOPIC, timeout)
 
     def run(self, context: cml_context.RequestContext, worker_id: str, job_id: str, generation: int) -> None:
@@ -37,6 +38,10 @@ class WorkerClient:
     def reap(self, context: cml_context.RequestContext, worker_id: str, job_id: str) -> None:
         """Delete what is left in the cloud of a job that does not exist or is done."""
         self._cast(context, worker_id, "reap", job_id=job_id)
+
+    def delete_queue(self, worker_id: str) -> None:
+        """Delete the queue of a worker that is gone. :raises BUS_ERRORS: the bus did not answer."""
+        rpc.delete_queue(self._conf, rpc.WORKER_TOPIC, worker_id)
 
     def _cast(self, context: cml_context.RequestContext, worker_id: str, method: str, **arguments: Any) -> None:
         try:

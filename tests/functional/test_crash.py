@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from tests.harness import guests
@@ -65,6 +67,47 @@ def test_death_in_other_phases(stack: Stack, client: Client, cloud: LocalCloud, 
     job = client.succeed(job_id)
     assert job["attempt"] == 1
     assert [client.log(job_id, f"worker:{i}") for i in range(2)] == ["ran\n", "ran\n"]
+
+
+def test_setup_that_ends_while_nobody_watches_keeps_its_log(stack: Stack, client: Client, gate: Gate) -> None:
+    setup = "echo begun; python3 -c 'import gate; gate.wait()'; echo set up"
+    job_id = client.submit(document(env=gate.env, setup=setup), gate.files("print('ran')"))
+    visitors = gate.expect(2)
+    stack.service.kill()
+    gate.open()
+    until(lambda: not any(guests.alive(visitor.pid) for visitor in visitors), 20, "the end of the setup")
+    stack.service.start()
+    client.succeed(job_id)
+    assert [client.log(job_id, f"worker:{i}", attempt=0) for i in range(2)] == ["begun\nset up\n"] * 2
+    assert len(gate.visitors) == 2, "the setup ran again"
+
+
+#: saves its work when it is told to stop
+SAVES = """
+import os
+import signal
+import sys
+import gate
+
+def save(*_):
+    with open(os.path.join(os.environ["CML_OUTPUT_DIR"], "last"), "w") as file:
+        file.write("saved")
+    sys.exit(1)
+
+signal.signal(signal.SIGTERM, save)
+gate.wait()
+"""
+
+
+def test_processes_are_stopped_before_outputs_are_collected_by_one_who_just_took_over(stack: Stack, client: Client, gate: Gate) -> None:
+    job_id = client.submit(document(env=gate.env, max_run_time=2, command="exec python3 train.py"), gate.files(SAVES))
+    gate.expect(2)
+    client.wait_status(job_id, "RUNNING")
+    stack.service.kill()
+    time.sleep(2)  # its time is up while nobody is there
+    stack.service.start()
+    assert client.finish(job_id)["status"] == "TIMED_OUT"
+    assert [client.artifact(job_id, f"output/worker-{i}/last") for i in range(2)] == [b"saved"] * 2
 
 
 def test_cancel_is_remembered_over_a_death(stack: Stack, client: Client, cloud: LocalCloud, gate: Gate) -> None:

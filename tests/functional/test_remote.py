@@ -251,6 +251,18 @@ def test_term_is_enough_for_those_who_listen_and_their_last_words_are_kept(machi
     assert (record.states[-1].state, record.states[-1].stopped_by, record.states[-1].exit_code) == ("STOPPED", "TERM", 3)
 
 
+def test_what_a_shell_has_started_has_the_grace_although_the_shell_ends_at_once(machine: Machine) -> None:
+    machine.start(spec("""sh -c 'trap "sleep 0.3; echo saved; exit" TERM; echo ready; while :; do sleep 0.05; done'; true"""))
+    record = Record()
+    thread = threading.Thread(target=record.follow, args=(machine,))
+    thread.start()
+    until(lambda: "ready" in record.text())
+    machine.stop(1, 30)
+    thread.join(10)
+    assert record.text().endswith("saved\n")
+    assert (record.states[-1].state, record.states[-1].stopped_by, record.states[-1].signal) == ("STOPPED", "TERM", signal.SIGTERM)
+
+
 def test_forkers_are_killed(machine: Machine) -> None:
     machine.start(spec("f() { sleep 0.05; f & }; for i in 1 2 3 4 5 6 7 8; do f & done; sleep 600"))
     time.sleep(0.3)

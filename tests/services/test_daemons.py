@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
 
+import amqp
 import pytest
+import sqlalchemy as sa
 
 from tests.harness import guests
 from tests.harness.cloud import QUICK
@@ -16,6 +19,9 @@ from tests.harness.service import Daemons
 from tests.harness.stack import Stack
 from tests.harness.training import TICK, Gate, Visitor, document
 from tests.harness.waiting import until
+
+#: what a worker says of itself when it has started
+UP = re.compile(r"Worker (\S+) is up")
 
 
 class Training:
@@ -138,6 +144,28 @@ def test_worker_that_is_stopped_hands_its_jobs_over_at_once(stack: Stack, traini
     assert time.monotonic() - began < QUICK["conductor"]["lease_time"], "it was waited for the end of the lease"
     training.await_more_log()
     training.finish()
+
+
+def test_worker_that_is_stopped_leaves_no_queue_on_the_bus(daemons: Daemons) -> None:
+    """Each start of a worker has a queue of its own, which the broker would keep for ever."""
+    worker = daemons.workers[0]
+
+    def queue() -> str:
+        return f"cml-worker.{UP.findall(worker.log_path.read_text())[-1]}"
+
+    until(lambda: queue_exists(queue()), 30, "the queue of a worker that may have been started just now")
+    worker.stop()
+    assert not queue_exists(queue())
+
+
+def queue_exists(name: str) -> bool:
+    url = sa.make_url(os.environ["CML_TEST_RABBIT_URL"])
+    with amqp.Connection(f"{url.host}:{url.port}", url.username, url.password, virtual_host=url.database or "/") as connection:
+        try:
+            connection.channel().queue_declare(name, passive=True)
+        except amqp.NotFound:
+            return False
+        return True
 
 
 def test_cancel_while_no_worker_lives_is_done_when_one_does(stack: Stack, daemons: Daemons, training: Training) -> None:

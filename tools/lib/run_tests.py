@@ -132,10 +132,11 @@ def run_here(parts: Parts, venv: bootstrap.Venv, pytest: list[str], fine: tuple[
 
 
 def run_services(parts: Parts, pytest: list[str], fine: tuple[int, ...], log_dir: Path) -> None:
-    """Run what needs real servers: its own tests, and the functional suite with separate daemons on each database."""
+    """Run what needs real servers: its own tests, the kill sweep, and the functional suite with separate daemons on each database."""
     try:
         with servers.all_servers(log_dir) as urls:
             parts.run("services", [*pytest, "tests/services"], urls, fine)
+            parts.run("chaos", [*pytest, "tests/chaos"], urls, fine)
             for variable in ("CML_TEST_MYSQL_URL", "CML_TEST_POSTGRES_URL"):
                 env = {**urls, "CML_TEST_STACK": "daemons", "CML_TEST_DATABASE_URL": urls[variable]}
                 parts.run(f"functional over RabbitMQ and {servers.SERVERS[variable][0]}", [*pytest, "tests/functional"], env, fine)

@@ -87,12 +87,15 @@ def _set_up(work: Work, crew: Crew) -> None:
     def on_node(rank: int, machine: Machine) -> ProcessState:
         task = f"{slots[rank].role}:{slots[rank].index}"
         done: dict[str, ProcessState] = {s.task: s for s in machine.processes() if s.attempt == SETUP_ATTEMPT}
-        if task not in done or done[task].state not in ("EXITED", "STOPPED"):
+        over = task in done and done[task].state in ("EXITED", "STOPPED")
+        if not over:
             machine.start(ProcessSpec(attempt=SETUP_ATTEMPT, task=task, command=work.job.spec["setup"], env=user_environment(work),
                                       cwd=working_directory(work)))
-            machine.follow(
-                {(SETUP_ATTEMPT, task): saver.resume(SETUP_ATTEMPT, task)}, on_log=saver.add,
-                on_state=lambda state: done.update({state.task: state}), stop=ended)
+        # The command may have ended while no worker was there to save its log.
+        saved = saver.resume(SETUP_ATTEMPT, task)
+        if not over or saved < done[task].log_size:
+            machine.follow({(SETUP_ATTEMPT, task): saved}, on_log=saver.add, on_state=lambda state: done.update({state.task: state}),
+                           stop=ended)
             saver.finish(SETUP_ATTEMPT, task)
         return done[task]
 

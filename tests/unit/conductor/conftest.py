@@ -39,6 +39,7 @@ class Bus:
     def __init__(self) -> None:
         self.sent: list[tuple[Any, ...]] = []
         self.found: list[dict[str, Any]] = []
+        self.away = False
 
     def run(self, context: object, worker_id: str, job_id: str, generation: int) -> None:
         self.sent.append(("run", worker_id, job_id, generation))
@@ -51,6 +52,11 @@ class Bus:
 
     def reap(self, context: object, worker_id: str, job_id: str) -> None:
         self.sent.append(("reap", worker_id, job_id))
+
+    def delete_queue(self, worker_id: str) -> None:
+        if self.away:
+            raise ConnectionRefusedError
+        self.sent.append(("delete_queue", worker_id))
 
 
 @pytest.fixture

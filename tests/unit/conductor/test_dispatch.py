@@ -12,6 +12,7 @@ from cml_nova import context as cml_context
 from cml_nova.conductor.dispatch import Dispatcher
 from cml_nova.conductor.manager import ConductorManager
 from cml_nova.conductor.periodics import Periodics
+from cml_nova.db import nodes
 from cml_nova.db.engine import Database
 from cml_nova.db.models import Job
 from cml_nova.storage import get_storage
@@ -98,6 +99,23 @@ def test_a_job_that_ran_too_long_has_its_worker_nudged(
                       lease_expires_at=10**12)
     periodics.sweep()
     assert bus.sent == [("nudge", "w1", job_id)]
+
+
+def test_a_silent_worker_is_forgotten_along_with_its_queue(
+        db: Database, periodics: Periodics, bus: Bus, make_worker: Callable[..., None]) -> None:
+    make_worker("dead", seen_at=1.0)
+    bus.away = True
+    periodics.sweep()
+    assert known_workers(db) == ["dead"], "nobody would know of its queue any more"
+    bus.away = False
+    periodics.sweep()
+    assert bus.sent == [("delete_queue", "dead")]
+    assert known_workers(db) == []
+
+
+def known_workers(db: Database) -> list[str]:
+    with db.read() as session:
+        return [worker.id for worker in nodes.workers(session)]
 
 
 def test_a_heartbeat_tells_of_lost_messages(
