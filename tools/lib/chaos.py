@@ -76,7 +76,8 @@ class Sweep:
         for _ in range(_RECORDINGS):
             result = self.run(job, None)
             assert not result.wrong, f"an undisturbed job: {'; '.join(result.wrong)}"
-            runs.append(_cut(self._stack.board.effects(self._run_name), SCENARIOS[job].points_until))
+            effects = _cut(self._stack.board.effects(self._run_name), SCENARIOS[job].points_until)
+            runs.append([effect for effect in effects if not any(part in effect for part in SCENARIOS[job].by_chance)])
         return points_of(runs)
 
     def run(self, job: str, point: Point | None) -> Result:

@@ -82,6 +82,7 @@ class Scenario:
     :ivar last_words: of tasks of the first attempt that end by themselves.
     :ivar setups: how often the setup runs, on all nodes together.
     :ivar columns: of the job's row at its end.
+    :ivar by_chance: parts of the names of effects that come or don't, as it happens: they are no points.
     """
 
     act: Act | None = None
@@ -92,6 +93,7 @@ class Scenario:
     setups: int = len(TASKS)
     document: dict[str, Any] = field(default_factory=dict)
     columns: dict[str, int] = field(default_factory=dict)
+    by_chance: tuple[str, ...] = ()
 
     @property
     def processes(self) -> list[tuple[int, str]]:
@@ -120,8 +122,9 @@ SCENARIOS = {
     "cancel": Scenario(act=_cancel, status="CANCELLED", document=_ENDLESS),
     "retry": Scenario(act=_fail, points_until=_SECOND_START, attempts=2, last_words={"worker:1": "fail 1 worker:1\n"},
                       document={**_ENDLESS, "max_restarts": 1}, columns={"error_restarts": 1}),
+    # What the lost node had said last is in the log before or after it is lost.
     "lost": Scenario(act=_lose, points_until=_SECOND_START, attempts=2, setups=len(TASKS) + 1, document=_ENDLESS,
-                     columns={"infra_restarts": 1}),
+                     columns={"infra_restarts": 1}, by_chance=("logs/1/worker-1",)),
 }
 
 
@@ -143,8 +146,10 @@ def whole_log(attempt: int, task: str) -> str:
 
 def log_until(attempt: int, task: str, log: str, last_words: str) -> str:
     """Give what the log of a training should be that was ended after as many lines as it has; the last may be torn."""
-    lines = "\n".join(_lines(attempt, task, count=log.count("\nline "))) + "\n"
-    return lines + last_words if last_words else lines[:len(log)]
+    count = log.count("\nline ")
+    if last_words:
+        return "\n".join(_lines(attempt, task, count)) + "\n" + last_words
+    return ("\n".join(_lines(attempt, task, count + 1)) + "\n")[:len(log)]
 
 
 def _lines(attempt: int, task: str, count: int) -> Sequence[str]:

@@ -67,6 +67,8 @@ def test_a_log_that_was_cut_is_held_to_what_comes_before_the_cut() -> None:
     whole = chaos_jobs.whole_log(1, "worker:0")
     cut = whole[:whole.index("line 20\n")]
     assert chaos_jobs.log_until(1, "worker:0", cut, "") == cut
+    for torn in (cut + "l", cut + "line", cut + "line "):
+        assert chaos_jobs.log_until(1, "worker:0", torn, "") == torn
     doubled = cut.replace("line 7\n", "line 7\nline 7\n")
     assert chaos_jobs.log_until(1, "worker:0", doubled, "") != doubled
     assert chaos_jobs.log_until(1, "worker:0", cut + "bye\n", "bye\n") == cut + "bye\n"
