@@ -28,6 +28,7 @@ class Periodics:
         self._db = db
         self._dispatcher = dispatcher
         self._workers = workers
+        self._forgotten_after = 10 * self._conf.lease_time
 
     def jobs(self) -> list[tuple[float, Callable[[], None]]]:
         return [(self._conf.sweep_interval, self.sweep), (self._conf.orphan_interval, self.find_orphans)]
@@ -39,7 +40,7 @@ class Periodics:
             overdue = [*leases.end_overdue_waits(session), *leases.end_overdue_runs(session)]
             for job_id in overdue:
                 events.add(session, job_id, "deadline", "A time limit of the job has passed.", {})
-            silent = leases.silent(session, after=10 * self._conf.lease_time)
+            silent = leases.silent(session, self._forgotten_after)
         for job_id in overdue:
             self._dispatcher.attend(context, job_id)
         self._dispatcher.sweep(context)
@@ -54,7 +55,7 @@ class Periodics:
                 LOG.warning("Silent workers are forgotten when the bus answers: %s", error)
                 return
             with self._db.write() as session:
-                leases.unregister(session, worker_id)
+                leases.forget_silent(session, worker_id, self._forgotten_after)
 
     def find_orphans(self) -> None:
         """Have resources deleted that carry this deployment's tag and belong to no job, or to a done one.

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import and_, case, delete, func, literal, or_, select, update
+from sqlalchemy import ColumnElement, and_, case, delete, func, literal, or_, select, update
 from sqlalchemy.orm import Session
 
 from cml_nova import exception
@@ -116,8 +116,17 @@ def unregister(session: Session, worker_id: str) -> None:
 
 def silent(session: Session, after: float) -> Sequence[str]:
     """List workers not heard of for ``after`` seconds that hold no job."""
+    return session.scalars(select(Worker.id).where(_is_silent(after))).all()
+
+
+def forget_silent(session: Session, worker_id: str, after: float) -> None:
+    """Forget a worker, unless it has been heard of or given a job since it was listed by ``silent``."""
+    _change(session, delete(Worker).where(Worker.id == worker_id, _is_silent(after)))
+
+
+def _is_silent(after: float) -> ColumnElement[bool]:
     holders = select(Job.worker_id).where(Job.worker_id.is_not(None))
-    return session.scalars(select(Worker.id).where(Worker.seen_at < now() - after, Worker.id.not_in(holders))).all()
+    return and_(Worker.seen_at < now() - after, Worker.id.not_in(holders))
 
 
 def idlest_worker(session: Session, alive_within: float) -> str | None:

@@ -10,7 +10,7 @@ from sqlalchemy import select, update
 from cml_nova import exception
 from cml_nova.db import leases
 from cml_nova.db.engine import Database
-from cml_nova.db.models import Job
+from cml_nova.db.models import Job, Worker
 
 Make = Callable[..., str]
 
@@ -138,6 +138,18 @@ def test_silent_are_workers_not_heard_of_that_hold_nothing(db: Database, make_jo
         assert leases.silent(session, 60) == []
         leases.release_all(session, "silent")
         assert leases.silent(session, 60) == ["silent"]
+
+
+def test_a_silent_worker_that_came_back_is_not_forgotten(db: Database, make_job: Make, make_worker: Callable[..., None]) -> None:
+    """It may have been heard of, or been given a job, since it was found silent."""
+    make_worker("silent", seen_at=1.0)
+    make_worker("holder", seen_at=1.0)
+    make_worker("back")
+    claim(db, make_job(), "holder")
+    with db.write() as session:
+        for worker_id in ("silent", "holder", "back"):
+            leases.forget_silent(session, worker_id, 60)
+        assert sorted(session.scalars(select(Worker.id))) == ["back", "holder"]
 
 
 def test_only_the_first_of_those_that_wait_for_room_is_woken(db: Database, make_job: Make) -> None:
