@@ -581,12 +581,13 @@ def service_manager() -> str:
     """
     if not os.path.isdir("/run/systemd/system"):
         return ""
-    uid = os.getuid()
-    if uid == 0:
-        return "/run/systemd/private"
-    import pwd
-    path = "/run/user/%d/systemd/private" % uid
-    return path if os.path.exists("/var/lib/systemd/linger/" + pwd.getpwuid(uid).pw_name) and os.path.exists(path) else ""
+    uid, path = os.getuid(), "/run/systemd/private"
+    if uid:
+        import pwd
+        path = "/run/user/%d/systemd/private" % uid
+        if not os.path.exists("/var/lib/systemd/linger/" + pwd.getpwuid(uid).pw_name):
+            return ""
+    return path if os.path.exists(path) else ""
 
 
 def start(root: str, spec: dict) -> bool:
