@@ -96,7 +96,7 @@ def delete_queue(conf: cfg.ConfigOpts, topic: str, server: str) -> None:
     url = messaging.TransportURL.parse(conf)
     if url.transport not in ("rabbit", "kombu"):
         return
-    for last, host in enumerate(url.hosts, 1 - len(url.hosts)):
+    for host in url.hosts:
         try:
             with broker(conf, host, url.virtual_host) as connection:
                 connection.default_channel.queue_delete(f"{topic}.{server}", if_unused=True)
@@ -104,5 +104,5 @@ def delete_queue(conf: cfg.ConfigOpts, topic: str, server: str) -> None:
         except amqp.PreconditionFailed:
             return  # in use
         except BUS_ERRORS:
-            if not last:
+            if host is url.hosts[-1]:
                 raise
