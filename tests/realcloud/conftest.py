@@ -23,7 +23,8 @@ CML_TEST_SCARCE_FLAVOR         flavor for CML_TEST_IMAGE that takes one of a res
 CML_TEST_SCARCE_LARGE_FLAVOR   ... and one that takes 2
 CML_TEST_EXTERNAL_NETWORK      network from which floating addresses come that are reached from here
 CML_TEST_INJECT                program that breaks the cloud and mends it: ``PROGRAM stop|start SERVICE`` with the services nova-api,
-                               nova-compute, rabbitmq; ``PROGRAM guest-kill SERVER-ID``; ``PROGRAM expire-tokens``
+                               nova-compute, rabbitmq; ``PROGRAM expire-tokens``; for a guest ``PROGRAM WHAT SERVER-ID``: guest-kill,
+                               guest-freeze and guest-thaw, guest-netdown and guest-netup
 CML_TEST_CLOUD_LOGS            directory with Nova's access log, nova-api.log
 =============================  ============================================================================================
 

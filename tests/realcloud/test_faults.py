@@ -89,3 +89,33 @@ def test_guest_destroyed_behind_novas_back_is_replaced(client: Client, cloud: Re
     assert any("SHUTOFF" in event["message"] or "gone" in event["message"] for event in client.events(job_id) if event["kind"] == "node")
     nodes.open(job_id)
     assert client.succeed(job_id)["attempt"] == 2
+
+
+#: prints numbered lines until the door is opened, then how many there were
+_TICK = "i=0; until [ -e ~/open ]; do echo line $i; i=$((i+1)); sleep 0.5; done; echo lines $i"
+
+
+@pytest.mark.parametrize(("strike", "mend"), [("guest-netdown", "guest-netup"), ("guest-freeze", "guest-thaw")])
+def test_node_that_does_not_answer_for_a_while_is_kept_and_loses_no_line(client: Client, cloud: RealCloud, nodes: Nodes, strike: str,
+                                                                        mend: str) -> None:
+    """Its network is cut, or the whole guest stands still; Nova calls it ACTIVE all the time."""
+    job_id = client.submit(document(cloud.settings, command=_TICK, **nodes.keys))
+    until(lambda: all(client.log_size(job_id, f"worker:{i}") for i in range(2)), 300, "the first lines of both nodes", 0.5)
+    before = client.nodes(job_id)
+    cloud.inject(strike, before[1]["server_id"])
+    try:
+        _await_event(client, job_id, "Node 1 does not answer")
+        assert client.job(job_id)["status"] == "RUNNING"
+    finally:
+        cloud.inject(mend, before[1]["server_id"])
+    _await_event(client, job_id, "Node 1 answers again")
+    nodes.open(job_id)
+    assert client.succeed(job_id)["attempt"] == 1
+    assert [node["server_id"] for node in client.nodes(job_id)] == [node["server_id"] for node in before], "a node was replaced"
+    for task in ("worker:0", "worker:1"):
+        lines = client.log(job_id, task).splitlines()
+        assert lines == [*(f"line {i}" for i in range(len(lines) - 1)), f"lines {len(lines) - 1}"], task
+
+
+def _await_event(client: Client, job_id: str, words: str) -> None:
+    until(lambda: any(words in event["message"] for event in client.events(job_id)), 180, f"the event '{words}'", 1)
