@@ -29,6 +29,7 @@ class Parts:
 
     def __init__(self, env: Mapping[str, str]) -> None:
         self._env = env
+        self._began = time.monotonic()
         self._results: list[tuple[str, float, str]] = []
 
     def run(self, name: str, command: list[str], env: Mapping[str, str] | None = None, fine: tuple[int, ...] = (0,),
@@ -41,11 +42,35 @@ class Parts:
         print(f"\n=== {name}: {' '.join(Path(part).name if i == 0 else part for i, part in enumerate(command))}", flush=True)
         began = time.monotonic()
         code = _call(command, {**self._env, **(env or {})}, limit)
-        seconds = time.monotonic() - began
+        return self._note(name, code, time.monotonic() - began, fine)
+
+    def _note(self, name: str, code: int, seconds: float, fine: tuple[int, ...]) -> bool:
         word = "ok" if code in fine else "FAILED"
         self._results.append((name, seconds, word))
         print(f"=== {name}: {word if code in fine else f'FAILED (code {code})'} after {seconds:.1f} s", flush=True)
         return code in fine
+
+    def run_together(self, parts: Mapping[str, tuple[list[str], Mapping[str, str]]], log_dir: Path, fine: tuple[int, ...]) -> None:
+        """Run parts at the same time: each waits half of the time for something. What one prints is shown when it has ended.
+
+        :param parts: command and variables by name.
+        """
+        began, running = time.monotonic(), {}
+        with contextlib.ExitStack() as stack:
+            for name, (command, env) in parts.items():
+                print(f"\n=== {name}: begun", flush=True)
+                output = stack.enter_context((log_dir / f"part-{len(running)}.log").open("w+"))
+                process = subprocess.Popen(command, env={**self._env, **env}, cwd=bootstrap.REPOSITORY, stdout=output,
+                                           stderr=subprocess.STDOUT)
+                stack.callback(_end, process)
+                running[name] = (process, output)
+            while running:
+                time.sleep(0.2)
+                for name, (process, output) in [item for item in running.items() if item[1][0].poll() is not None]:
+                    del running[name]
+                    output.seek(0)
+                    print(f"\n=== {name}\n{output.read()}", flush=True)
+                    self._note(name, process.returncode, time.monotonic() - began, fine)
 
     def fail(self, name: str, reason: str) -> None:
         print(f"\n=== {name}: FAILED: {reason}", flush=True)
@@ -61,7 +86,7 @@ class Parts:
         print("\n=== all parts")
         for name, seconds, word in self._results:
             print(f"{seconds:8.1f} s  {word:7}  {name}")
-        print(f"{sum(seconds for _, seconds, _ in self._results):8.1f} s  in all", flush=True)
+        print(f"{time.monotonic() - self._began:8.1f} s  in all", flush=True)
         return 1 if any(word == "FAILED" for _, _, word in self._results) else 0
 
 
@@ -72,14 +97,20 @@ def _call(command: list[str], env: Mapping[str, str], limit: float | None) -> in
         return process.wait(limit)
     except subprocess.TimeoutExpired:
         print(f"=== not over after {limit:.0f} s", flush=True)
+        return 124
+    finally:
+        _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a process that is not wanted any more, so that it stops what it has started."""
+    if process.poll() is None:
         process.send_signal(signal.SIGINT)  # pytest closes its fixtures then
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(120)
-        return 124
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+    if process.poll() is None:
+        process.kill()
+        process.wait()
 
 
 def main(argv: list[str]) -> int:
@@ -137,11 +168,22 @@ def run_services(parts: Parts, pytest: list[str], fine: tuple[int, ...], log_dir
         with servers.all_servers(log_dir) as urls:
             parts.run("services", [*pytest, "tests/services"], urls, fine)
             parts.run("chaos", [*pytest, "tests/chaos"], urls, fine)
-            for variable in ("CML_TEST_MYSQL_URL", "CML_TEST_POSTGRES_URL"):
-                env = {**urls, "CML_TEST_STACK": "daemons", "CML_TEST_DATABASE_URL": urls[variable]}
-                parts.run(f"functional over RabbitMQ and {servers.SERVERS[variable][0]}", [*pytest, "tests/functional"], env, fine)
+            run_over_each_database(parts, pytest, fine, log_dir, urls)
     except bootstrap.BootstrapError as error:
         parts.fail("services", str(error))
+
+
+def run_over_each_database(parts: Parts, pytest: list[str], fine: tuple[int, ...], log_dir: Path, urls: Mapping[str, str]) -> None:
+    """Run the functional suite with separate daemons, over both databases at once: each with a broker of its own, or one would take the
+    other's messages."""
+    together = {}
+    with contextlib.ExitStack() as stack:
+        for variable in ("CML_TEST_MYSQL_URL", "CML_TEST_POSTGRES_URL"):
+            broker = servers.start_rabbitmq(log_dir)
+            stack.callback(broker.stop)
+            env = {**urls, "CML_TEST_STACK": "daemons", "CML_TEST_RABBIT_URL": broker.url, "CML_TEST_DATABASE_URL": urls[variable]}
+            together[f"functional over RabbitMQ and {servers.SERVERS[variable][0]}"] = ([*pytest, "tests/functional"], env)
+        parts.run_together(together, log_dir, fine)
 
 
 def serve(log_dir: Path) -> int:
