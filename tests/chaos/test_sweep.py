@@ -21,11 +21,13 @@ def sweep(directory: Path, *arguments: str) -> int:
         return process.wait()
 
 
+@pytest.mark.fault("daemon-killed-anywhere")
 @pytest.mark.timeout(1800)
 def test_every_death_is_survived(tmp_path: Path) -> None:
     assert sweep(tmp_path, "--job", "train", "--job", "cancel") == 0
 
 
+@pytest.mark.fault("daemon-killed-anywhere")
 @pytest.mark.timeout(900)
 def test_deaths_are_survived_while_a_job_starts_again(tmp_path: Path) -> None:
     """Every fifth point: all of them take too long for each run of the tests."""

@@ -25,6 +25,7 @@ def assert_cancelled(client: Client, cloud: LocalCloud, job_id: str) -> None:
     assert cloud.leftovers() == []
 
 
+@pytest.mark.fault("cancel-queued")
 def test_while_queued(client: Client, cloud: LocalCloud, gate: Gate) -> None:
     cloud.fault("settings", gpus=2)
     first = client.submit(document(flavor="gpu.small", env=gate.env), gate.files(WAIT))
@@ -40,6 +41,7 @@ def test_while_queued(client: Client, cloud: LocalCloud, gate: Gate) -> None:
     client.succeed(first)
 
 
+@pytest.mark.fault("cancel-building")
 def test_while_building(client: Client, cloud: LocalCloud) -> None:
     cloud.fault("settings", boot_time=600)
     job_id = client.submit(document(workers=3), {"train.py": ""})
@@ -48,6 +50,7 @@ def test_while_building(client: Client, cloud: LocalCloud) -> None:
     assert_cancelled(client, cloud, job_id)
 
 
+@pytest.mark.fault("cancel-at-once")
 def test_at_once_after_submit(client: Client, cloud: LocalCloud) -> None:
     """The cancel races with the create; whoever wins, nothing is left."""
     for _ in range(5):
@@ -56,6 +59,7 @@ def test_at_once_after_submit(client: Client, cloud: LocalCloud) -> None:
         assert_cancelled(client, cloud, job_id)
 
 
+@pytest.mark.fault("cancel-building")
 def test_while_a_create_is_on_its_way(client: Client, cloud: LocalCloud) -> None:
     cloud.fault("http", service="compute", method="POST", path="^/servers$", when="before", delay=3, count=1)
     job_id = client.submit(document(workers=2), {"train.py": "import time; time.sleep(60)"})
@@ -64,6 +68,7 @@ def test_while_a_create_is_on_its_way(client: Client, cloud: LocalCloud) -> None
     assert_cancelled(client, cloud, job_id)
 
 
+@pytest.mark.fault("cancel-preparing")
 def test_while_preparing(client: Client, cloud: LocalCloud, gate: Gate) -> None:
     job_id = client.submit(document(env=gate.env, setup="python3 train.py"), gate.files(WAIT))
     visitors = gate.expect(2)
@@ -73,6 +78,7 @@ def test_while_preparing(client: Client, cloud: LocalCloud, gate: Gate) -> None:
     assert not [visitor for visitor in visitors if guests.alive(visitor.pid)]
 
 
+@pytest.mark.fault("cancel-running")
 def test_while_running(client: Client, cloud: LocalCloud, gate: Gate) -> None:
     job_id = client.submit(document(env=gate.env), gate.files(WAIT))
     visitors = gate.expect(2)
@@ -83,6 +89,7 @@ def test_while_running(client: Client, cloud: LocalCloud, gate: Gate) -> None:
     assert not [visitor for visitor in visitors if guests.alive(visitor.pid)]
 
 
+@pytest.mark.fault("cancel-collecting")
 def test_while_collecting(client: Client, cloud: LocalCloud) -> None:
     """Success is known when the outputs are here, so a cancel before that is one."""
     job_id = client.submit(document(workers=1), {"train.py": BIG_OUTPUT})
@@ -91,6 +98,7 @@ def test_while_collecting(client: Client, cloud: LocalCloud) -> None:
     assert_cancelled(client, cloud, job_id)
 
 
+@pytest.mark.fault("cancel-cleaning")
 def test_while_cleaning_keeps_the_outcome(client: Client, cloud: LocalCloud) -> None:
     cloud.fault("settings", delete_time=3)
     job_id = client.submit(document(workers=2), {"train.py": ""})
@@ -101,6 +109,7 @@ def test_while_cleaning_keeps_the_outcome(client: Client, cloud: LocalCloud) -> 
     assert cloud.servers(job_id) == []
 
 
+@pytest.mark.fault("delete-live")
 @pytest.mark.parametrize("status", ["BUILDING", "RUNNING"])
 def test_delete_of_a_live_job_cancels_and_forgets_it(client: Client, cloud: LocalCloud, gate: Gate, status: str) -> None:
     if status == "BUILDING":

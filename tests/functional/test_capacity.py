@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
 from tests.harness.client import Client
 from tests.harness.cloud import LocalCloud
 from tests.harness.training import WAIT, Gate, document
 
 
+@pytest.mark.fault("no-capacity")
 def test_second_job_waits_with_the_reason_and_runs_when_the_first_ends(client: Client, cloud: LocalCloud, gate: Gate) -> None:
     cloud.fault("settings", gpus=2)
     first = client.submit(document(flavor="gpu.small", env=gate.env), gate.files(WAIT))
@@ -26,6 +29,7 @@ def test_second_job_waits_with_the_reason_and_runs_when_the_first_ends(client: C
     assert client.log(second, "worker:1") == "my turn\n"
 
 
+@pytest.mark.fault("no-capacity")
 def test_servers_of_a_refused_create_are_cleaned_up_while_the_job_waits(client: Client, cloud: LocalCloud) -> None:
     cloud.fault("settings", gpus=1)
     job_id = client.submit(document(flavor="gpu.small", workers=2), {"train.py": ""})
@@ -35,6 +39,7 @@ def test_servers_of_a_refused_create_are_cleaned_up_while_the_job_waits(client: 
     client.finish(job_id)
 
 
+@pytest.mark.fault("capacity-shared")
 def test_two_jobs_that_each_need_more_than_half_never_deadlock(client: Client, cloud: LocalCloud) -> None:
     cloud.fault("settings", gpus=5)
     jobs = [client.submit(document(name=f"big-{i}", flavor="gpu.small", workers=3), {"train.py": "import time; time.sleep(0.5)"})
@@ -43,6 +48,7 @@ def test_two_jobs_that_each_need_more_than_half_never_deadlock(client: Client, c
         client.succeed(job_id, timeout=120)
 
 
+@pytest.mark.fault("capacity-shared")
 def test_two_jobs_with_two_flavors_each_never_deadlock(client: Client, cloud: LocalCloud) -> None:
     """Two flavors take two requests to the cloud, so each job could get one half and wait for the other for ever."""
     cloud.fault("settings", gpus=8)
@@ -53,6 +59,7 @@ def test_two_jobs_with_two_flavors_each_never_deadlock(client: Client, cloud: Lo
         client.succeed(job_id, timeout=120)
 
 
+@pytest.mark.fault("no-capacity-ever")
 def test_job_larger_than_the_cloud_waits_until_max_wait_time(client: Client, cloud: LocalCloud) -> None:
     cloud.fault("settings", gpus=1)
     job_id = client.submit(document(flavor="gpu.small", workers=2, max_wait_time=3), {"train.py": ""})
@@ -72,6 +79,7 @@ def instances_quota(cloud: LocalCloud, limit: int) -> Iterator[None]:
         cloud.quota("service", instances=before)
 
 
+@pytest.mark.fault("quota-exceeded")
 def test_quota_of_the_project_makes_jobs_wait_with_the_reason(client: Client, cloud: LocalCloud, gate: Gate) -> None:
     with instances_quota(cloud, 3):
         first = client.submit(document(env=gate.env), gate.files(WAIT))

@@ -10,6 +10,7 @@ from tests.harness.training import TICK, WAIT, Gate, document
 from tests.harness.waiting import until
 
 
+@pytest.mark.fault("create-503-after")
 @pytest.mark.parametrize("workers", [1, 3])
 def test_create_whose_answer_is_lost_makes_no_second_set_of_servers(client: Client, cloud: LocalCloud, gate: Gate, workers: int) -> None:
     cloud.fault("http", service="compute", method="POST", path="^/servers$", status=503, when="after", count=1)
@@ -20,11 +21,13 @@ def test_create_whose_answer_is_lost_makes_no_second_set_of_servers(client: Clie
     client.succeed(job_id)
 
 
+@pytest.mark.fault("create-503-before")
 def test_create_that_is_refused_for_a_while_is_tried_again(client: Client, cloud: LocalCloud) -> None:
     cloud.fault("http", service="compute", method="POST", path="^/servers$", status=503, when="before", count=3)
     client.succeed(client.submit(document(), {"train.py": ""}))
 
 
+@pytest.mark.fault("cloud-5xx")
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_every_service_fails_now_and_then(client: Client, cloud: LocalCloud, method: str) -> None:
     job_id = client.submit(document(), {"train.py": "import time; time.sleep(1)"})
@@ -34,6 +37,7 @@ def test_every_service_fails_now_and_then(client: Client, cloud: LocalCloud, met
     client.succeed(job_id)
 
 
+@pytest.mark.fault("boot-error-some")
 def test_server_that_fails_to_boot_is_replaced(client: Client, cloud: LocalCloud) -> None:
     cloud.fault("boot", result="error", count=1)
     job_id = client.submit(document(workers=2), {"train.py": "print('ran')"})
@@ -45,6 +49,7 @@ def test_server_that_fails_to_boot_is_replaced(client: Client, cloud: LocalCloud
     assert not [event for event in client.events(job_id) if event["kind"] == "capacity"], "the other one was given up, too"
 
 
+@pytest.mark.fault("boot-error-all")
 def test_servers_that_all_fail_to_boot_bring_the_job_back_to_the_queue_with_the_fault(client: Client, cloud: LocalCloud) -> None:
     cloud.fault("boot", result="error", count=2)
     job_id = client.submit(document(workers=2), {"train.py": ""})
@@ -53,6 +58,7 @@ def test_servers_that_all_fail_to_boot_bring_the_job_back_to_the_queue_with_the_
     assert "went ERROR" in told
 
 
+@pytest.mark.fault("delete-503-before")
 def test_delete_that_fails_is_retried_until_the_servers_are_gone(client: Client, cloud: LocalCloud) -> None:
     cloud.fault("http", service="compute", method="DELETE", path="^/servers/", status=503, when="before", count=6)
     job_id = client.submit(document(workers=2), {"train.py": ""})
@@ -61,11 +67,13 @@ def test_delete_that_fails_is_retried_until_the_servers_are_gone(client: Client,
     assert cloud.servers(job_id) == []
 
 
+@pytest.mark.fault("delete-503-after")
 def test_delete_whose_answer_is_lost(client: Client, cloud: LocalCloud) -> None:
     cloud.fault("http", service="compute", method="DELETE", path="^/servers/", status=503, when="after", count=2)
     client.succeed(client.submit(document(workers=2), {"train.py": ""}))
 
 
+@pytest.mark.fault("group-undeletable")
 def test_group_that_can_not_be_deleted_for_a_while_keeps_the_job_from_being_done(client: Client, cloud: LocalCloud) -> None:
     cloud.fault("http", service="network", method="DELETE", path="/security-groups/", status=503, when="before", count=None)
     job_id = client.submit(document(workers=1), {"train.py": ""})
@@ -76,6 +84,7 @@ def test_group_that_can_not_be_deleted_for_a_while_keeps_the_job_from_being_done
     client.succeed(job_id)
 
 
+@pytest.mark.fault("token-expired")
 def test_expired_tokens_are_no_trouble(client: Client, cloud: LocalCloud, gate: Gate) -> None:
     job_id = client.submit(document(env=gate.env), gate.files(TICK))
     gate.expect(2)
@@ -85,6 +94,7 @@ def test_expired_tokens_are_no_trouble(client: Client, cloud: LocalCloud, gate: 
     client.succeed(job_id)
 
 
+@pytest.mark.fault("worker-vm-deleted")
 def test_server_deleted_behind_our_back_is_replaced_and_the_training_starts_anew(client: Client, cloud: LocalCloud, gate: Gate) -> None:
     job_id = client.submit(document(env=gate.env), gate.files(WAIT))
     gate.expect(2)
@@ -101,6 +111,7 @@ def test_server_deleted_behind_our_back_is_replaced_and_the_training_starts_anew
     assert any("INFRA_LOST" in str(event) for event in client.events(job_id)), client.story(job_id)
 
 
+@pytest.mark.fault("vm-crashed")
 def test_crashed_server_is_replaced(client: Client, cloud: LocalCloud, gate: Gate) -> None:
     job_id = client.submit(document(env=gate.env), gate.files(WAIT))
     gate.expect(2)
@@ -113,6 +124,7 @@ def test_crashed_server_is_replaced(client: Client, cloud: LocalCloud, gate: Gat
     assert cloud.servers(job_id) == []
 
 
+@pytest.mark.fault("boot-stuck")
 def test_servers_that_never_boot_are_given_up_on_cancel(client: Client, cloud: LocalCloud) -> None:
     cloud.fault("boot", result="never", count=2)
     job_id = client.submit(document(workers=2), {"train.py": ""})

@@ -20,6 +20,7 @@ def assert_every_line_once(client: Client, job_id: str, *tasks: str) -> None:
         assert lines == [*(f"line {i}" for i in range(len(lines) - 1)), f"lines {len(lines) - 1}"], task
 
 
+@pytest.mark.fault("service-killed")
 def test_training_goes_on_untouched_while_the_service_is_dead(stack: Stack, client: Client, gate: Gate) -> None:
     job_id = client.submit(document(env=gate.env), gate.files(TICK))
     visitors = gate.expect(2)
@@ -38,6 +39,7 @@ def test_training_goes_on_untouched_while_the_service_is_dead(stack: Stack, clie
     assert_every_line_once(client, job_id, "worker:0", "worker:1")
 
 
+@pytest.mark.fault("service-killed")
 def test_training_that_ends_while_the_service_is_dead(stack: Stack, client: Client, gate: Gate) -> None:
     job_id = client.submit(document(env=gate.env), gate.files(TICK))
     visitors = gate.expect(2)
@@ -51,6 +53,7 @@ def test_training_that_ends_while_the_service_is_dead(stack: Stack, client: Clie
     assert_every_line_once(client, job_id, "worker:0", "worker:1")
 
 
+@pytest.mark.fault("service-killed")
 @pytest.mark.parametrize("status", ["BUILDING", "PREPARING", "CLEANING"])
 def test_death_in_other_phases(stack: Stack, client: Client, cloud: LocalCloud, gate: Gate, status: str) -> None:
     changes = {"PREPARING": {"setup": "python3 -c 'import gate; gate.wait()'"}}.get(status, {})
@@ -69,6 +72,7 @@ def test_death_in_other_phases(stack: Stack, client: Client, cloud: LocalCloud, 
     assert [client.log(job_id, f"worker:{i}") for i in range(2)] == ["ran\n", "ran\n"]
 
 
+@pytest.mark.fault("service-killed")
 def test_setup_that_ends_while_nobody_watches_keeps_its_log(stack: Stack, client: Client, gate: Gate) -> None:
     setup = "echo begun; python3 -c 'import gate; gate.wait()'; echo set up"
     job_id = client.submit(document(env=gate.env, setup=setup), gate.files("print('ran')"))
@@ -99,6 +103,7 @@ gate.wait()
 """
 
 
+@pytest.mark.fault("service-killed")
 def test_processes_are_stopped_before_outputs_are_collected_by_one_who_just_took_over(stack: Stack, client: Client, gate: Gate) -> None:
     job_id = client.submit(document(env=gate.env, max_run_time=2, command="exec python3 train.py"), gate.files(SAVES))
     gate.expect(2)
@@ -110,6 +115,7 @@ def test_processes_are_stopped_before_outputs_are_collected_by_one_who_just_took
     assert [client.artifact(job_id, f"output/worker-{i}/last") for i in range(2)] == [b"saved"] * 2
 
 
+@pytest.mark.fault("cancel-service-dead")
 def test_cancel_is_remembered_over_a_death(stack: Stack, client: Client, cloud: LocalCloud, gate: Gate) -> None:
     job_id = client.submit(document(env=gate.env), gate.files(WAIT))
     gate.expect(2)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from tests.harness import guests
 from tests.harness.client import Client
 from tests.harness.cloud import LocalCloud
@@ -23,6 +25,7 @@ gate.wait()
 '''
 
 
+@pytest.mark.fault("exit-code")
 def test_exit_code_of_one_rank_fails_the_job_and_stops_the_others(client: Client, gate: Gate) -> None:
     job_id = client.submit(document(workers=3, env=gate.env), gate.files(ONE_FAILS))
     job = client.finish(job_id)
@@ -37,6 +40,7 @@ def test_exit_code_of_one_rank_fails_the_job_and_stops_the_others(client: Client
     assert not [visitor for visitor in gate.visitors if guests.alive(visitor.pid)]
 
 
+@pytest.mark.fault("segfault")
 def test_signal_is_told_apart_from_an_exit_code(client: Client) -> None:
     """The command is a list here: a shell in between would make an exit code of it, 128 more than the signal."""
     files = {"train.py": "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"}
@@ -47,6 +51,7 @@ def test_signal_is_told_apart_from_an_exit_code(client: Client) -> None:
     assert (task["state"], task["signal"]) == ("EXITED", 11)
 
 
+@pytest.mark.fault("ignores-term")
 def test_processes_that_ignore_term_and_detach_are_killed(client: Client, gate: Gate) -> None:
     stubborn = '''
 import os
@@ -73,6 +78,7 @@ sys.exit(3)
     assert not [visitor for visitor in visitors if guests.alive(visitor.pid)]
 
 
+@pytest.mark.fault("setup-fails")
 def test_setup_failure_is_told_apart_from_the_training(client: Client) -> None:
     job_id = client.submit(document(setup="echo getting ready; exit 7"), {"train.py": "print('must not run')"})
     job = client.finish(job_id)
@@ -90,12 +96,14 @@ def test_setup_runs_once_on_each_node_before_the_training(client: Client) -> Non
         assert client.log(job_id, task) == "['ready']\n"
 
 
+@pytest.mark.fault("no-such-command")
 def test_command_that_does_not_exist(client: Client) -> None:
     job_id = client.submit(document(workers=1, command=["no-such-program"]), {"train.py": ""})
     job = client.finish(job_id)
     assert (job["status"], job["cause"], job["exit_code"]) == ("FAILED", "USER_ERROR", 127)
 
 
+@pytest.mark.fault("restarts-used-up")
 def test_user_errors_are_retried_as_often_as_asked(client: Client) -> None:
     job_id = client.submit(document(workers=2, max_restarts=2), {
         "train.py": "import os, sys; print('try', os.environ['CML_ATTEMPT']); sys.exit(int(os.environ['CML_ATTEMPT']) < 3)"})
@@ -104,18 +112,21 @@ def test_user_errors_are_retried_as_often_as_asked(client: Client) -> None:
     assert [client.log(job_id, "worker:1", attempt=n) for n in (1, 2, 3)] == ["try 1\n", "try 2\n", "try 3\n"]
 
 
+@pytest.mark.fault("restarts-used-up")
 def test_retries_end(client: Client) -> None:
     job_id = client.submit(document(workers=1, max_restarts=1), {"train.py": "import sys; sys.exit(9)"})
     job = client.finish(job_id)
     assert (job["status"], job["attempt"], job["exit_code"], job["cause"]) == ("FAILED", 2, 9, "USER_ERROR")
 
 
+@pytest.mark.fault("exit-code-recovered")
 def test_exit_codes_to_recover_from_cost_no_restart(client: Client) -> None:
     job_id = client.submit(document(workers=1, recover_on_exit_codes=[42]), {
         "train.py": "import os, sys; sys.exit(42 if os.environ['CML_ATTEMPT'] == '1' else 0)"})
     assert client.succeed(job_id)["attempt"] == 2
 
 
+@pytest.mark.fault("ran-too-long")
 def test_max_run_time_ends_a_job(client: Client, gate: Gate) -> None:
     job_id = client.submit(document(env=gate.env, max_run_time=3), gate.files(WAIT))
     visitors = gate.expect(2)

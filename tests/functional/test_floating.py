@@ -80,6 +80,7 @@ def test_workers_connect_by_floating_addresses_and_nodes_by_fixed_ones(stack: St
     assert floating(stack) == []
 
 
+@pytest.mark.fault("worker-vm-deleted")
 def test_a_replaced_node_gets_another_and_the_old_one_goes(stack: Stack[Any], client: Client, gate: Gate) -> None:
     job_id = client.submit(document(workers=2, env=gate.env), gate.files(WAIT))
     gate.expect(2)
@@ -95,6 +96,7 @@ def test_a_replaced_node_gets_another_and_the_old_one_goes(stack: Stack[Any], cl
     client.succeed(job_id)
 
 
+@pytest.mark.fault("quota-exceeded")
 def test_no_floating_address_by_quota_is_a_job_that_waits_and_holds_nothing(stack: Stack[Any], client: Client) -> None:
     limit(stack, 1)
     try:
@@ -107,6 +109,7 @@ def test_no_floating_address_by_quota_is_a_job_that_waits_and_holds_nothing(stac
     client.succeed(job_id)
 
 
+@pytest.mark.fault("cancel-building")
 def test_a_cancel_while_servers_are_built_leaves_none(stack: Stack[Any], client: Client) -> None:
     stack.cloud.fault("boot", result="never", count=1)
     job_id = client.submit(document(workers=2), {"train.py": ""})
@@ -116,6 +119,7 @@ def test_a_cancel_while_servers_are_built_leaves_none(stack: Stack[Any], client:
     assert floating(stack) == []
 
 
+@pytest.mark.fault("floating-answer-lost")
 def test_the_answer_to_a_request_for_one_is_lost(stack: Stack[Any], client: Client) -> None:
     stack.cloud.fault("http", service="network", method="POST", path="floatingips", status=503, when="after", count=1)
     job_id = client.submit(document(workers=2), {"train.py": "print('done')"})

@@ -74,6 +74,7 @@ def test_mxnet_can_not_go_on_without_its_peer(client: Client, cloud: LocalCloud)
     assert client.finish(job_id)["status"] == "CANCELLED"
 
 
+@pytest.mark.fault("worker-vm-deleted")
 @pytest.mark.parametrize("example", [MULTI_WORKER, MXNET], ids=["tensorflow", "mxnet"])
 def test_attempt_after_a_lost_machine_ends_well(client: Client, cloud: LocalCloud, example: tuple[str, str]) -> None:
     """All processes are started anew, on fresh ports, and end with the same weights as if nothing had been."""

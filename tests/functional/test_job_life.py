@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 
+import pytest
+
 from tests.harness.client import Client
 from tests.harness.cloud import LocalCloud
 from tests.harness.training import WAIT, Gate, document
@@ -119,6 +121,7 @@ def test_delete_forgets_a_job_that_is_over(client: Client) -> None:
     assert job_id not in [job["id"] for job in client.jobs(limit=1000)]
 
 
+@pytest.mark.fault("double-submit")
 def test_same_client_token_is_the_same_job(client: Client) -> None:
     body = document(workers=1, client_token="once-only", command="true")
     first, second = client.submit(body), client.submit(body)

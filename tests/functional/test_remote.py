@@ -142,6 +142,7 @@ def test_a_process_runs_and_its_end_is_told_after_its_whole_log(machine: Machine
     assert state.log_size == len(text.encode())
 
 
+@pytest.mark.fault("mitm")
 def test_another_host_key_is_refused_with_both_fingerprints(server: Server, access: Access) -> None:
     other = generate_keypair()[1]
     with pytest.raises(exception.HostKeyRefused) as caught:
@@ -176,6 +177,7 @@ def test_starting_twice_is_one_start_also_over_another_connection(machine: Machi
     assert [state.state for state in machine.processes()] == ["EXITED"]
 
 
+@pytest.mark.fault("ssh-cut")
 def test_a_log_is_exact_over_a_connection_that_is_cut_again_and_again(machine: Machine, server: Server) -> None:
     lines = 10_000
     machine.start(spec(f"i=0; while [ $i -lt {lines} ]; do echo line $i; i=$((i+1)); [ $((i % 500)) -eq 0 ] && sleep 0.1; done; true"))
@@ -340,6 +342,7 @@ def test_a_silent_path_is_noticed(server: Server, access: Access) -> None:
     machine.close()
 
 
+@pytest.mark.fault("node-frozen")
 def test_a_frozen_machine_is_given_up_in_time_and_found_again(machine: Machine, server: Server, access: Access) -> None:
     machine.start(spec("for i in 1 2 3 4 5 6 7 8; do echo $i; sleep 0.2; done"))
     other = Machine(access)
@@ -375,6 +378,7 @@ def test_signals_and_commands_that_cannot_run_are_told(machine: Machine) -> None
         machine.start(spec("true", attempt=6, task="../../escape"))
 
 
+@pytest.mark.fault("log-limit")
 def test_a_log_has_a_limit_that_does_not_hurt_the_process(server: Server, access: Access) -> None:
     machine = Machine(access, options=Options(max_log_bytes=10_000))
     machine.connect(10)
@@ -478,6 +482,7 @@ def test_an_abandoned_fetch_does_not_stand_in_the_way(machine: Machine, server: 
     assert names == ["big", "inner"]
 
 
+@pytest.mark.fault("mitm")
 def test_a_changed_host_key_is_refused_at_the_next_connect(machine: Machine, server: Server, access: Access) -> None:
     machine.start(spec("true"))
     server.hypervisor.fault(name_of(access.address), "rekey")
@@ -492,6 +497,7 @@ def test_a_changed_host_key_is_refused_at_the_next_connect(machine: Machine, ser
     fresh.close()
 
 
+@pytest.mark.fault("image-without-python")
 def test_a_machine_without_python_says_so(server: Server, access: Access) -> None:
     server.hypervisor.fault(name_of(access.address), "crash")  # its address is needed
     images = ImageStore(server.base / "bare")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import asyncssh
+import pytest
 
 from tests.harness import guests
 from tests.harness.client import Client
@@ -13,6 +14,7 @@ from tests.harness.training import TICK, WAIT, Gate, document
 from tests.harness.waiting import until
 
 
+@pytest.mark.fault("mitm")
 def test_wrong_host_key_is_refused_and_shown(client: Client, cloud: LocalCloud, gate: Gate) -> None:
     """Another machine answers under the node's address: nothing is said to it, and the user is told."""
     job_id = client.submit(document(env=gate.env), gate.files(WAIT))
@@ -26,6 +28,7 @@ def test_wrong_host_key_is_refused_and_shown(client: Client, cloud: LocalCloud, 
     client.succeed(job_id)
 
 
+@pytest.mark.fault("ssh-cut")
 def test_cut_path_stops_nothing_and_loses_no_line(client: Client, cloud: LocalCloud, gate: Gate) -> None:
     job_id = client.submit(document(env=gate.env), gate.files(TICK))
     visitors = gate.expect(2)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.harness.client import Client, Job
 from tests.harness.nodes import WAIT, Nodes
 from tests.harness.realcloud import RealCloud, Settings
@@ -24,6 +26,7 @@ def mixed(settings: Settings, **changes: Any) -> dict[str, Any]:
     return {name: value for name, value in body.items() if name not in ("workers", "flavor")}
 
 
+@pytest.mark.fault("no-capacity")
 def test_jobs_wait_for_gpus_all_or_nothing(client: Client, cloud: RealCloud, nodes: Nodes) -> None:
     """The second job's first role would find room beside the first job; it must not keep it while its second role finds none."""
     small, _ = need(cloud.settings, "scarce_flavor", "scarce_large_flavor")
@@ -45,6 +48,7 @@ def test_jobs_wait_for_gpus_all_or_nothing(client: Client, cloud: RealCloud, nod
     assert client.log(second, "ps:0") == "my turn\n"
 
 
+@pytest.mark.fault("quota-exceeded")
 def test_job_waits_for_quota(client: Client, cloud: RealCloud) -> None:
     with cloud.quota(instances=1):
         job_id = client.submit(document(cloud.settings, command="echo my turn"))

@@ -37,23 +37,27 @@ def training(client: Client, cloud: RealCloud, nodes: Nodes) -> Training:
     return Training(client, cloud, nodes)
 
 
+@pytest.mark.fault("token-expired")
 def test_all_tokens_expire_in_mid_job(cloud: RealCloud, training: Training) -> None:
     cloud.inject("expire-tokens")
     cloud.await_health()
     training.finish()
 
 
+@pytest.mark.fault("bus-restart")
 def test_rabbitmq_of_the_service_restarts_in_mid_job(broker: servers.Private, training: Training) -> None:
     broker.restart(pause=5)
     training.finish()
 
 
+@pytest.mark.fault("cloud-rabbitmq-restart")
 def test_rabbitmq_of_the_cloud_restarts_in_mid_job(cloud: RealCloud, training: Training) -> None:
     with cloud.without("rabbitmq", agents=True):
         pass
     training.finish()
 
 
+@pytest.mark.fault("nova-compute-down")
 def test_nova_compute_is_away_for_a_minute(client: Client, cloud: RealCloud, training: Training) -> None:
     """The job that runs does not notice. Nova takes the request of one that is to be built, and its servers stay in BUILD, or find no
     host; that job runs in the end, too."""
@@ -67,6 +71,7 @@ def test_nova_compute_is_away_for_a_minute(client: Client, cloud: RealCloud, tra
     assert client.log(other) == "after all\n"
 
 
+@pytest.mark.fault("nova-down-in-teardown")
 def test_nova_api_is_down_while_servers_are_to_be_deleted(stack: Stack[RealCloud], training: Training, nodes: Nodes) -> None:
     mark = f"Job {training.id}: clean-up goes on after".encode()
     with stack.cloud.without("nova-api"):
@@ -77,6 +82,7 @@ def test_nova_api_is_down_while_servers_are_to_be_deleted(stack: Stack[RealCloud
     assert stack.demo.succeed(training.id)["attempt"] == 1
 
 
+@pytest.mark.fault("guest-killed")
 def test_guest_destroyed_behind_novas_back_is_replaced(client: Client, cloud: RealCloud, nodes: Nodes) -> None:
     job_id = client.submit(document(cloud.settings, command=WAIT, **nodes.keys))
     nodes.await_all(job_id)

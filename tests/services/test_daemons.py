@@ -71,6 +71,7 @@ def training(stack: Stack, daemons: Daemons, gate: Gate) -> Iterator[Training]:
     yield Training(stack, daemons, gate)
 
 
+@pytest.mark.fault("worker-killed")
 def test_worker_killed_another_takes_over(stack: Stack, training: Training) -> None:
     training.worker.kill()
     began = time.monotonic()
@@ -81,6 +82,7 @@ def test_worker_killed_another_takes_over(stack: Stack, training: Training) -> N
     training.finish()
 
 
+@pytest.mark.fault("worker-killed")
 def test_all_workers_killed_and_started_again(daemons: Daemons, training: Training) -> None:
     for worker in daemons.workers:
         worker.kill()
@@ -91,6 +93,7 @@ def test_all_workers_killed_and_started_again(daemons: Daemons, training: Traini
     training.finish()
 
 
+@pytest.mark.fault("conductor-killed")
 def test_one_conductor_killed_the_other_is_enough(stack: Stack, daemons: Daemons, training: Training) -> None:
     daemons.conductors[0].kill()
     training.await_more_log()
@@ -98,6 +101,7 @@ def test_one_conductor_killed_the_other_is_enough(stack: Stack, daemons: Daemons
     training.finish()
 
 
+@pytest.mark.fault("conductor-killed")
 def test_all_conductors_killed_and_started_again(daemons: Daemons, training: Training) -> None:
     for conductor in daemons.conductors:
         conductor.kill()
@@ -107,6 +111,7 @@ def test_all_conductors_killed_and_started_again(daemons: Daemons, training: Tra
     training.finish()
 
 
+@pytest.mark.fault("conductor-killed")
 def test_training_that_ends_while_no_conductor_lives(stack: Stack, daemons: Daemons, gate: Gate, training: Training) -> None:
     for conductor in daemons.conductors:
         conductor.kill()
@@ -117,12 +122,14 @@ def test_training_that_ends_while_no_conductor_lives(stack: Stack, daemons: Daem
     assert stack.demo.succeed(training.id)["attempt"] == 1
 
 
+@pytest.mark.fault("api-killed")
 def test_api_killed_and_started_again(daemons: Daemons, training: Training) -> None:
     daemons.api.kill()
     daemons.start()
     training.finish()
 
 
+@pytest.mark.fault("worker-hangs")
 def test_worker_that_hangs_longer_than_its_lease_is_fenced(stack: Stack, training: Training) -> None:
     """It wakes up believing that it holds the job; what it does must change nothing."""
     worker = training.worker
@@ -136,6 +143,7 @@ def test_worker_that_hangs_longer_than_its_lease_is_fenced(stack: Stack, trainin
     training.finish()
 
 
+@pytest.mark.fault("worker-stopped")
 def test_worker_that_is_stopped_hands_its_jobs_over_at_once(stack: Stack, training: Training) -> None:
     worker = training.worker
     began = time.monotonic()
@@ -168,6 +176,7 @@ def queue_exists(name: str) -> bool:
         return True
 
 
+@pytest.mark.fault("cancel-service-dead")
 def test_cancel_while_no_worker_lives_is_done_when_one_does(stack: Stack, daemons: Daemons, training: Training) -> None:
     for worker in daemons.workers:
         worker.kill()

@@ -1,0 +1,143 @@
+"""The fault matrix: what may go wrong, what is expected then, and which tests hold us to it.
+
+A test is tied to its rows by ``@pytest.mark.fault("row", ...)``, or by such a mark on one of its parameters. ``tools/draw-faults``
+makes the table of doc/faults.md of it.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+TESTS = Path(__file__).resolve().parents[1]
+#: the part of the tests that runs against a whole OpenStack
+_REAL = "realcloud"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A fault by its name, in words, and what has to come of it."""
+
+    id: str
+    fault: str
+    expected: str
+
+
+@dataclass(frozen=True)
+class Proof:
+    """A test that makes a fault happen; ``path`` is below the directory of the tests."""
+
+    path: Path
+    test: str
+
+    @property
+    def real(self) -> bool:
+        """Whether it runs against a whole OpenStack, and not against the local cloud or parts of it."""
+        return self.path.parts[0] == _REAL
+
+
+#: section -> its rows
+MATRIX: dict[str, tuple[Row, ...]] = {
+    "Nodes are lost": (
+        Row("worker-vm-deleted", "a worker's server is deleted behind our back",
+            "noticed, this node alone is replaced, a new attempt starts on all nodes"),
+        Row("vm-crashed", "a server loses its power (its host dies)", "SHUTOFF is recognised; as above"),
+        Row("guest-killed", "the guest's process dies on its host", "Nova says SHUTOFF; as above"),
+    ),
+    "The cloud refuses, fails, or says nothing": (
+        Row("boot-error-some", "some servers of a batch go to ERROR when they boot", "they alone are deleted and asked for again"),
+        Row("boot-error-all", "all servers of a batch go to ERROR", "deleted; QUEUED with Nova's reason, and tried again"),
+        Row("boot-stuck", "servers stay in BUILD", "a cancel deletes them"),
+        Row("no-capacity", "no host has room", "QUEUED with the reason, nothing held meanwhile; runs when room comes free"),
+        Row("no-capacity-ever", "the job is larger than the cloud", "TIMED_OUT after max_wait_time, with the reason for the wait"),
+        Row("capacity-shared", "jobs that each need more than half compete", "one after the other, none holds half of what it needs"),
+        Row("quota-exceeded", "the project's quota is used up", "QUEUED with cause QUOTA; nothing is created by halves"),
+        Row("create-503-before", "POST /servers is answered 503 without effect", "asked for again; the job runs"),
+        Row("create-503-after", "POST /servers is answered 503, but the servers come", "found by their tag: as many servers as nodes"),
+        Row("cloud-5xx", "any request of any service is answered 5xx now and then, with and without effect", "the job notices nothing"),
+        Row("token-expired", "all tokens end in mid-job", "new ones are got; the training goes on"),
+        Row("delete-503-before", "deletions are refused for a while", "tried until they are done; CLEANING until then"),
+        Row("delete-503-after", "the answer to a deletion is lost", "gone is gone"),
+        Row("nova-down-in-teardown", "Nova's API is away while servers are to be deleted", "CLEANING until all is deleted"),
+        Row("group-undeletable", "a security group can't be deleted", "the job is not over before it is gone"),
+        Row("floating-answer-lost", "the answer to a request for a floating address is lost", "no address is left behind"),
+        Row("nova-compute-down", "nova-compute is away for a minute", "what runs goes on; what is to be built runs in the end"),
+        Row("cloud-rabbitmq-restart", "the cloud's own RabbitMQ restarts", "the training goes on"),
+    ),
+    "The way to the nodes": (
+        Row("ssh-cut", "the SSH path to a node is cut and mended", "the job goes on; its log is whole, each line once"),
+        Row("mitm", "another host key answers under a node's address", "nothing is said to it; a security event; the node is replaced"),
+        Row("node-frozen", "a machine freezes and goes on", "given up in time, found again; nothing is started twice"),
+    ),
+    "The service itself": (
+        Row("daemon-killed-anywhere", "conductor or worker is killed after any side effect", "goes on; nothing twice, nothing lost"),
+        Row("service-killed", "the whole service is killed", "trainings go on; their end and their logs are found"),
+        Row("worker-killed", "a worker is killed", "another one takes its jobs over within the lease"),
+        Row("worker-hangs", "a worker hangs for longer than its lease", "fenced: what it does then changes nothing"),
+        Row("worker-stopped", "a worker is stopped", "its jobs are handed over at once"),
+        Row("conductor-killed", "conductors are killed", "another one does; without any, work goes on where they are back"),
+        Row("api-killed", "the API is killed", "trainings go on"),
+        Row("bus-restart", "RabbitMQ restarts in mid-job", "no job is lost or done twice"),
+    ),
+    "Programs": (
+        Row("exit-code", "a process ends with an exit code", "the others are stopped; FAILED naming task, code and last lines"),
+        Row("exit-code-recovered", "a process ends with a code of recover_on_exit_codes", "a new attempt, not counted as an error"),
+        Row("restarts-used-up", "a process fails again and again", "as many attempts as max_restarts allows"),
+        Row("segfault", "a process is killed by SIGSEGV", "FAILED naming the signal"),
+        Row("setup-fails", "the setup command fails", "FAILED before any process starts, with the setup's log"),
+        Row("no-such-command", "the command does not exist", "FAILED with exit code 127"),
+        Row("ignores-term", "processes ignore TERM and detach", "killed; none outlives the attempt"),
+        Row("ran-too-long", "a job runs for longer than max_run_time", "TIMED_OUT; its outputs are kept"),
+        Row("log-limit", "a log is larger than is kept", "cut as documented; the process does not notice"),
+    ),
+    "Users": (
+        Row("cancel-queued", "cancel in the queue", "CANCELLED, nothing left"),
+        Row("cancel-at-once", "cancel right after submit", "CANCELLED, nothing left, whoever wins the race"),
+        Row("cancel-building", "cancel while servers are built, or asked for", "CANCELLED, nothing left"),
+        Row("cancel-preparing", "cancel while nodes are made ready", "CANCELLED, nothing left"),
+        Row("cancel-running", "cancel while processes run", "CANCELLED, nothing left, logs kept"),
+        Row("cancel-collecting", "cancel while outputs are collected", "CANCELLED, nothing left"),
+        Row("cancel-cleaning", "cancel in the clean-up", "the known outcome stays"),
+        Row("cancel-service-dead", "cancel while no worker lives", "CANCELLED when one does"),
+        Row("delete-live", "a live job is deleted", "cancelled, cleaned up and forgotten"),
+        Row("double-submit", "the same request is sent twice (client_token)", "one job"),
+        Row("image-without-python", "the image has no Python", "said in words at the first connection"),
+    ),
+}
+
+ROWS: dict[str, Row] = {row.id: row for rows in MATRIX.values() for row in rows}
+
+
+def proofs() -> dict[str, list[Proof]]:
+    """Read which tests are marked with which rows: row id -> its tests, by path and place."""
+    found: dict[str, list[Proof]] = {}
+    for path in sorted(TESTS.rglob("test_*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                for row in _marks(node):
+                    found.setdefault(row, []).append(Proof(path.relative_to(TESTS), node.name))
+    return found
+
+
+def _marks(function: ast.FunctionDef) -> Iterator[str]:
+    for decorator in function.decorator_list:
+        for node in ast.walk(decorator):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.mark.fault":
+                yield from (ast.literal_eval(argument) for argument in node.args)
+
+
+def table() -> str:
+    """Give the matrix as Markdown."""
+    known = proofs()
+    lines = []
+    for section, rows in MATRIX.items():
+        lines += [f"## {section}", "", "| fault | expected | cloud | tests |", "|---|---|---|---|"]
+        for row in rows:
+            tests = known.get(row.id, [])
+            clouds = " and ".join(name for name, real in (("local", False), ("real", True)) if any(proof.real == real for proof in tests))
+            links = "<br>".join(f"[{proof.path}::{proof.test}](../tests/{proof.path})" for proof in tests)
+            lines.append(f"| `{row.id}`: {row.fault} | {row.expected} | {clouds} | {links} |")
+        lines.append("")
+    return "\n".join(lines)
