@@ -1,9 +1,4 @@
-"""Proves, kill by kill, that no death of a daemon loses a job or leaves anything of it in the cloud.
-
-``tools/chaos sweep`` runs a job undisturbed and records every side effect of the conductor and the worker: what is sent to the
-cloud, done on the nodes, stored, committed and sent over the bus. Then it runs a fresh job for each of these points, during which
-the daemon kills itself with SIGKILL just after that side effect, and is started again at once. After each job it compares what is
-left with what should be (see chaos_oracle.py). Exit status 1 if anything is not as it should be.
+"""Proves that no fault loses a job or leaves anything of it in the cloud: ``tools/chaos COMMAND``, a module for each command.
 
 Runs inside the virtual environment that tools/chaos has prepared.
 """
@@ -11,245 +6,27 @@ Runs inside the virtual environment that tools/chaos has prepared.
 from __future__ import annotations
 
 import argparse
-import re
-import shutil
 import signal
 import sys
-import tempfile
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 from types import FrameType
 
 import bootstrap
-import servers
 
 sys.path.insert(0, str(bootstrap.REPOSITORY))
 
-from chaos_jobs import FILES, SCENARIOS, TASKS, Scenario, document
-from chaos_ledger import Ledger
-from chaos_oracle import Oracle
-from chaos_probe import Point
-from chaos_stack import ROLES, ChaosStack, chaos_stack
-
-from tests.harness.client import TERMINAL
-from tests.harness.waiting import until
-
-#: undisturbed jobs that are recorded: points that not every one of them has depend on chance
-_RECORDINGS = 3
-#: effects whose number depends on the clock, and how many of them are points
-_BY_THE_CLOCK = re.compile(r"job_get|worker_heartbeat|\((progress|nodes)\)|write_at|sweep|nudge|room_came_free")
-_FIRST_FEW = 1
-_OVER_SECONDS = 60
-
-
-@dataclass
-class Result:
-    """How a job ended during which a daemon was killed."""
-
-    job: str
-    point: Point | None
-    seconds: float = 0.0
-    wrong: list[str] = field(default_factory=list)
-
-
-class Sweep:
-    """Runs one job after the other on a stack, and judges each."""
-
-    def __init__(self, stack: ChaosStack, ledger: Ledger, rabbit_url: str) -> None:
-        self._stack = stack
-        self._ledger = ledger
-        self._number = 0
-        self._package = stack.client.upload(FILES)
-        self._oracle = Oracle(stack, ledger, rabbit_url)
-
-    def record(self, job: str) -> list[Point]:
-        """Run a job undisturbed a few times; give the points that it has each time, in their order.
-
-        :raises AssertionError: something was wrong with a job although nothing was killed.
-        """
-        runs = []
-        for _ in range(_RECORDINGS):
-            result = self.run(job, None)
-            assert not result.wrong, f"an undisturbed job: {'; '.join(result.wrong)}"
-            effects = _cut(self._stack.board.effects(self._run_name), SCENARIOS[job].points_until)
-            runs.append([effect for effect in effects if not any(part in effect for part in SCENARIOS[job].by_chance)])
-        return points_of(runs)
-
-    def run(self, job: str, point: Point | None) -> Result:
-        """Run a job, a daemon dying at the point, and judge it when it is over."""
-        self._number += 1
-        result = Result(job, point)
-        began, deaths = time.monotonic(), self._stack.deaths
-        try:
-            job_id = self._carry(SCENARIOS[job], point)
-            result.wrong += self._oracle.judge(SCENARIOS[job], self._run_name, job_id)
-        except AssertionError as error:
-            result.wrong.append(str(error))
-        result.wrong += self._deaths(point, deaths)
-        self._stack.await_ready()
-        result.wrong += self._oracle.bus()
-        result.seconds = time.monotonic() - began
-        return result
-
-    def leftovers(self) -> list[str]:
-        """List what all the deaths together have left behind."""
-        return self._oracle.queues_of_the_dead()
-
-    @property
-    def _run_name(self) -> str:
-        return f"run{self._number}"
-
-    def _carry(self, scenario: Scenario, point: Point | None) -> str:
-        """Bring a job to its end; give its id."""
-        client, board, run = self._stack.client, self._stack.board, self._run_name
-        board.begin(run if scenario.act is None else f"{run}-before", point if scenario.act is None else None)
-        job_id = client.submit({**document(scenario, run, self._ledger), "source": {"package": self._package}})
-        if scenario.act:
-            client.wait_status(job_id, "RUNNING", timeout=_OVER_SECONDS)
-            until(lambda: sum(entry.attempt > 0 for entry in self._ledger.entries(run)) == len(TASKS), 30, "processes of the training")
-            until(lambda: all(client.log_size(job_id, task) for task in TASKS), 30, "logs of all processes")
-            board.begin(run, point)
-            scenario.act(self._stack, self._ledger, run, job_id)
-        client.wait(job_id, lambda seen: seen["status"] in TERMINAL, _OVER_SECONDS)
-        return job_id
-
-    def _deaths(self, point: Point | None, before: int) -> list[str]:
-        """A daemon died at the point, and at no other time. What a job does last, it may do when its end is known already."""
-        def died() -> bool:
-            return self._stack.board.killed(self._run_name) and self._stack.deaths > before
-
-        try:
-            if point:
-                until(died, 5, f"the point {point}, at which a daemon was to die")
-        except AssertionError as error:
-            return [str(error)]
-        more = self._stack.deaths - before - (point is not None)
-        return [f"{more} daemons died that nobody killed"] if more else []
-
-
-def _cut(effects: list[str], last: str | None) -> list[str]:
-    """Leave out what comes after the last effect that has ``last`` in its name."""
-    return effects[:max(i for i, effect in enumerate(effects, 1) if last in effect)] if last else effects
-
-
-def points_of(runs: Sequence[Sequence[str]]) -> list[Point]:
-    """Give the points that all recordings have, in the order of the first."""
-    counts = [Counter(run) for run in runs]
-    points, seen = [], Counter[str]()
-    for name in runs[0]:
-        seen[name] += 1
-        most = min(count[name] for count in counts)
-        if seen[name] <= (min(most, _FIRST_FEW) if _BY_THE_CLOCK.search(name) else most):
-            points.append(Point(name, seen[name]))
-    return points
-
-
-def chosen(points: Sequence[Point], roles: Sequence[str], which: str | None, stride: int) -> list[tuple[int, Point]]:
-    """Pick points by the role of the daemon, and by a part of the name or the number in the list."""
-    mine = [(place, point) for place, point in enumerate(points, 1) if point.name.split()[0] in roles]
-    if which is not None and which.isdigit():
-        mine = [(place, point) for place, point in mine if place == int(which)]
-    elif which is not None:
-        mine = [(place, point) for place, point in mine if which in str(point)]
-    return mine[::stride]
-
-
-@contextmanager
-def sweeping(directory: Path) -> Iterator[Sweep]:
-    """Start servers, stack and ledger."""
-    logs = directory / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as cleanup:
-        urls = cleanup.enter_context(servers.all_servers(logs, ["CML_TEST_RABBIT_URL", "CML_TEST_MYSQL_URL"]))
-        rabbit_url = urls["CML_TEST_RABBIT_URL"]
-        stack = cleanup.enter_context(chaos_stack(directory, rabbit_url, urls["CML_TEST_MYSQL_URL"]))
-        yield Sweep(stack, cleanup.enter_context(Ledger()), rabbit_url)
-
-
-def sweep(options: argparse.Namespace, directory: Path, say: Callable[[str], None]) -> tuple[list[Result], list[str]]:
-    """Do what the command line asks for; give a result for each point, and what is left at the end."""
-    results: list[Result] = []
-    roles = [options.role] if options.role else ROLES
-    with sweeping(directory) as work:
-        for job in options.job or SCENARIOS:
-            began = time.monotonic()
-            points = work.record(job)
-            say(f"{job}: {len(points)} points, recorded in {time.monotonic() - began:.1f} s")
-            for place, point in chosen(points, roles, options.points, options.stride):
-                if options.list:
-                    say(f"{place:4}  {job:6}  {point}")
-                    continue
-                result = work.run(job, point)
-                results.append(result)
-                say(f"{place:4}  {job:6}  {'FAILED' if result.wrong else 'ok    '} {result.seconds:5.1f} s  {point}")
-                for text in result.wrong:
-                    say(f"      {text}")
-        leftovers = work.leftovers()
-    return results, leftovers
-
-
-def summary(results: Sequence[Result]) -> str:
-    """Give a table: points, failures and times by job and role."""
-    lines = [f"{'job':8}{'role':12}{'points':>8}{'failed':>8}{'median':>10}{'longest':>10}{'all':>10}"]
-    groups: dict[tuple[str, str], list[Result]] = {}
-    for result in results:
-        assert result.point
-        groups.setdefault((result.job, result.point.name.split()[0]), []).append(result)
-    for (job, role), group in groups.items():
-        seconds = [result.seconds for result in group]
-        lines.append(f"{job:8}{role:12}{len(group):8}{sum(bool(result.wrong) for result in group):8}"
-                     f"{median(seconds):8.1f} s{max(seconds):8.1f} s{sum(seconds):8.0f} s")
-    return "\n".join(lines)
+import chaos_sweep
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(prog="tools/chaos", description="Kills daemons after each of their side effects, and looks whether "
-                                     "every job still ends well and leaves nothing behind.")
+    """Read the command line; ``run`` of the result is the command."""
+    parser = argparse.ArgumentParser(prog="tools/chaos", description="Does harm to a running service, and looks whether every job still "
+                                     "ends well and leaves nothing behind.")
+    parser.add_argument("--state-dir", type=Path, default=bootstrap.default_state_dir(), help="where the environment is kept")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    command = commands.add_parser("sweep", help="record the points of a job, and kill at each", description=__doc__,
-                                  formatter_class=argparse.RawDescriptionHelpFormatter)
-    command.add_argument("--job", choices=list(SCENARIOS), action="append",
-                         help="a training that succeeds; one that is cancelled while it runs: then the points are those after the cancel; "
-                              "one that fails and is started again, one that loses a node: then they are those until all processes run "
-                              "again. May be given several times; all of them by default")
-    command.add_argument("--role", choices=ROLES, help="whom to kill; each of them by default")
-    command.add_argument("--points", metavar="TEXT|N", help="only points with this in their name, or the one of this number in --list")
-    command.add_argument("--stride", type=int, default=1, metavar="K", help="only every K-th point")
-    command.add_argument("--list", action="store_true", help="record and print the points; kill nothing")
-    command.add_argument("--directory", type=Path,
-                         help="a new or empty one, where logs and data of the stack are kept; removed at the end if not given")
-    command.add_argument("--state-dir", type=Path, default=bootstrap.default_state_dir(), help="where the environment is kept")
-    options = parser.parse_args(argv)
-    if options.directory and options.directory.exists() and any(options.directory.iterdir()):
-        parser.error(f"--directory: {options.directory} is not empty; the records of two sweeps would be taken for one")
-    return options
-
-
-def main(argv: list[str]) -> int:
-    """Run a command; give the exit status."""
-    options = parse(argv)
-    directory = options.directory or Path(tempfile.mkdtemp(prefix="cml-chaos-"))
-    try:
-        results, leftovers = sweep(options, directory.resolve(), bootstrap.say)
-    finally:
-        if not options.directory:
-            shutil.rmtree(directory, ignore_errors=True)
-    if results:
-        bootstrap.say("\n" + summary(results))
-    failed = [result for result in results if result.wrong]
-    for result in failed:
-        bootstrap.say(f"FAILED: {result.job}: {result.point}; again with: tools/chaos sweep --job {result.job} --points '{result.point}'")
-    for text in leftovers:
-        bootstrap.say(f"FAILED: at the end, {text}")
-    if not results and not options.list:
-        bootstrap.say("No point was chosen.")
-    return 1 if failed or leftovers or not (results or options.list) else 0
+    for command in (chaos_sweep,):
+        command.add_parser(commands)
+    return parser.parse_args(argv)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -259,7 +36,8 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _interrupt)  # so that everything is stopped then, too
     try:
-        sys.exit(main(sys.argv[1:]))
+        options = parse(sys.argv[1:])
+        sys.exit(options.run(options))
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except bootstrap.BootstrapError as error:

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tools" / "lib"))
 
 import chaos
 import chaos_jobs
+import chaos_sweep
 from chaos_probe import Board, Point
 
 LIB = Path(chaos.__file__).parent
@@ -27,20 +28,20 @@ def hit(directory: Path) -> int:
 
 def test_points_are_what_all_recordings_have() -> None:
     runs = [["worker a", "worker b", "worker a"], ["worker a", "worker a", "worker b", "worker a"], ["worker b", "worker a", "worker a"]]
-    assert chaos.points_of(runs) == [Point("worker a", 1), Point("worker b", 1), Point("worker a", 2)]
-    assert chaos.points_of([["worker a", "worker b"], ["worker b"]]) == [Point("worker b", 1)]
+    assert chaos_sweep.points_of(runs) == [Point("worker a", 1), Point("worker b", 1), Point("worker a", 2)]
+    assert chaos_sweep.points_of([["worker a", "worker b"], ["worker b"]]) == [Point("worker b", 1)]
 
 
 def test_what_the_clock_repeats_is_one_point() -> None:
-    assert chaos.points_of([["conductor db worker_heartbeat"] * 5] * 2) == [Point("conductor db worker_heartbeat", 1)]
+    assert chaos_sweep.points_of([["conductor db worker_heartbeat"] * 5] * 2) == [Point("conductor db worker_heartbeat", 1)]
 
 
 def test_points_are_chosen_by_role_name_number_and_stride() -> None:
     points = [Point("worker a", 1), Point("conductor b", 1), Point("worker a", 2), Point("worker c", 1)]
-    assert chaos.chosen(points, ["worker"], None, 1) == [(1, points[0]), (3, points[2]), (4, points[3])]
-    assert chaos.chosen(points, ["worker"], None, 2) == [(1, points[0]), (4, points[3])]
-    assert chaos.chosen(points, chaos.ROLES, "a #2", 1) == [(3, points[2])]
-    assert chaos.chosen(points, chaos.ROLES, "2", 1) == [(2, points[1])]
+    assert chaos_sweep.chosen(points, ["worker"], None, 1) == [(1, points[0]), (3, points[2]), (4, points[3])]
+    assert chaos_sweep.chosen(points, ["worker"], None, 2) == [(1, points[0]), (4, points[3])]
+    assert chaos_sweep.chosen(points, chaos_sweep.ROLES, "a #2", 1) == [(3, points[2])]
+    assert chaos_sweep.chosen(points, chaos_sweep.ROLES, "2", 1) == [(2, points[1])]
 
 
 def test_a_daemon_dies_after_its_point_and_once_a_run_only(tmp_path: Path) -> None:
