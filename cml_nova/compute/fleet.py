@@ -23,7 +23,8 @@ _DEPLOYMENT, _JOB, _GENERATION, _POOL = "cml:deployment:", "cml:job:", "cml:gen:
 
 @dataclass(frozen=True)
 class Server:
-    """A server of a job. ``created_at`` is in seconds since 1970 UTC; ``deleting`` says that Nova has accepted its deletion."""
+    """A server of a job. ``created_at`` is in seconds since 1970 UTC; ``deleting`` says that Nova has accepted its deletion,
+    ``host_down`` that its host does not report to Nova, where the cloud's policy lets the service see that."""
 
     id: str
     name: str
@@ -38,6 +39,7 @@ class Server:
     flavor_name: str | None = None
     host: str | None = None
     deleting: bool = False
+    host_down: bool = False
 
     @property
     def ready(self) -> bool:
@@ -229,7 +231,8 @@ def parse_server(body: Mapping[str, Any]) -> Server:
         job_id=_tag(tags, _JOB) or "", pool=_count(_tag(tags, _POOL)), generation=_count(_tag(tags, _GENERATION)),
         created_at=_seconds(body.get("created")), image_id=(body.get("image") or {}).get("id"),
         flavor_name=(body.get("flavor") or {}).get("original_name"), host=body.get("hostId") or None,
-        deleting=body.get("OS-EXT-STS:task_state") == "deleting" or str(body.get("status")).upper() in ("DELETED", "SOFT_DELETED"))
+        deleting=body.get("OS-EXT-STS:task_state") == "deleting" or str(body.get("status")).upper() in ("DELETED", "SOFT_DELETED"),
+        host_down=body.get("host_status") in ("DOWN", "UNKNOWN"))
 
 
 def _tag(tags: list[str], prefix: str) -> str | None:

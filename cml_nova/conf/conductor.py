@@ -17,6 +17,11 @@ OPTS = [
     cfg.IntOpt("default_max_run_time", default=7 * 86400, min=1, help="Longest run of a job that names no max_run_time, in seconds."),
     cfg.IntOpt("default_max_wait_time", default=7 * 86400, min=1,
                help="Longest wait in the queue of a job that names no max_wait_time, in seconds."),
+    cfg.IntOpt("unreachable_timeout", default=7200, min=0,
+               help="Seconds without an answer by SSH after which a node is taken for lost although the cloud calls its server ACTIVE; "
+                    "until then its processes are taken to go on. 0 for never. A node whose host is down by Nova's word is lost at once "
+                    "when it does not answer; Nova says so only where its policy os_compute_api:servers:show:host_status (or "
+                    ":unknown-only) includes the service's account."),
     cfg.IntOpt("max_infra_restarts", default=10, min=0, help="How often a job is started anew because nodes were lost."),
     cfg.FloatOpt("orphan_interval", default=300, min=1, help="Seconds between looks for cloud resources that no job owns."),
     cfg.FloatOpt("orphan_grace", default=300, min=0, help="Age in seconds that such a resource must have before it is deleted."),

@@ -107,8 +107,9 @@ def _show(server: Document) -> Document:
         shown |= {"OS-EXT-SRV-ATTR:host": server["host"], "OS-EXT-SRV-ATTR:hypervisor_hostname": server["host"],
                   "OS-EXT-SRV-ATTR:instance_name": f"instance-{server['id'][:8]}", "OS-EXT-SRV-ATTR:user_data": server["user_data"],
                   "OS-EXT-SRV-ATTR:reservation_id": server["reservation_id"], "OS-EXT-SRV-ATTR:launch_index": server["launch_index"],
-                  "OS-EXT-SRV-ATTR:root_device_name": "/dev/vda", "OS-EXT-SRV-ATTR:kernel_id": "", "OS-EXT-SRV-ATTR:ramdisk_id": "",
-                  "host_status": "UP" if server["host"] else ""}
+                  "OS-EXT-SRV-ATTR:root_device_name": "/dev/vda", "OS-EXT-SRV-ATTR:kernel_id": "", "OS-EXT-SRV-ATTR:ramdisk_id": ""}
+    if caller().is_admin or cloud().settings.host_status:
+        shown["host_status"] = "" if not server["host"] else "DOWN" if server.get("host_down") else "UP"
     return shown
 
 

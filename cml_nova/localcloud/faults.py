@@ -13,7 +13,8 @@ boot
 server
     Something happens to one server: ``{"kind": "server", "server": ID, "fault": F}`` with one of ``servers.SERVER_FAULTS``.
 settings
-    ``{"kind": "settings", "boot_time": S, "delete_time": S, "gpus": N, "vcpus": N, "token_ttl": S}``; absent ones stay.
+    ``{"kind": "settings", "boot_time": S, "delete_time": S, "gpus": N, "vcpus": N, "token_ttl": S, "host_status": 0 | 1}``; absent
+    ones stay. ``host_status``: whether Nova shows everybody, and not the administrator alone, if the host of a server is up.
 tokens
     ``{"kind": "tokens", "expire": "all"}``: no token is valid any more.
 
@@ -141,9 +142,10 @@ class Faults:
         return body
 
     def _set(self, body: dict[str, Any]) -> dict[str, Any]:
-        _only(body, "boot_time", "delete_time", "gpus", "vcpus", "token_ttl")
+        names = ("boot_time", "delete_time", "gpus", "vcpus", "token_ttl", "host_status")
+        _only(body, *names)
         settings, scheduler = self._cloud.settings, self._cloud.scheduler
-        values = {name: _number(body, name, 0, 10**9) for name in ("boot_time", "delete_time", "gpus", "vcpus", "token_ttl")}
+        values = {name: _number(body, name, 0, 10**9) for name in names}
         if values["boot_time"] is not None:
             settings.boot_time = values["boot_time"]
         if values["delete_time"] is not None:
@@ -154,6 +156,8 @@ class Faults:
             scheduler.vcpus = int(values["vcpus"])
         if values["token_ttl"] is not None:
             self._cloud.accounts.ttl = values["token_ttl"]
+        if values["host_status"] is not None:
+            settings.host_status = bool(values["host_status"])
         return self.settings()
 
     def _add_tokens(self, body: dict[str, Any]) -> None:
@@ -164,7 +168,8 @@ class Faults:
     def settings(self) -> dict[str, Any]:
         """Give what a fault of kind ``settings`` can change."""
         return {"boot_time": self._cloud.settings.boot_time, "delete_time": self._cloud.settings.delete_time,
-                "gpus": self._cloud.scheduler.gpus, "vcpus": self._cloud.scheduler.vcpus, "token_ttl": self._cloud.accounts.ttl}
+                "gpus": self._cloud.scheduler.gpus, "vcpus": self._cloud.scheduler.vcpus, "token_ttl": self._cloud.accounts.ttl,
+                "host_status": int(self._cloud.settings.host_status)}
 
     def show(self) -> dict[str, Any]:
         """Give what is armed."""

@@ -22,7 +22,7 @@ HOST = "localcloud"
 # Nova writes down that a server is in ERROR first, and why after that.
 FAULT_DELAY = 0.1
 ADDRESS_TRIES = 20
-SERVER_FAULTS = (*FAULTS, "error", "vanish")
+SERVER_FAULTS = (*FAULTS, "error", "vanish", "host-down")
 
 
 @dataclass
@@ -31,6 +31,7 @@ class Settings:
 
     boot_time: float = 0.2
     delete_time: float = 0.1
+    host_status: bool = False  # whether everybody is shown if a server's host is up, as an operator's policy may allow
     boot_results: deque[str] = field(default_factory=deque)  # "error" or "never", for the next servers
 
 
@@ -119,7 +120,7 @@ class Servers:
                 "config_drive": request.config_drive, "key_name": request.key_name, "reservation_id": reservation,
                 "launch_index": index, "availability_zone": request.availability_zone, "description": request.description,
                 "hostname": request.hostname or hostname(name), "fault": None, "locked": False, "host": None, "port_ids": [],
-                "security_groups": [group["name"] for group in request.groups]}
+                "host_down": False, "security_groups": [group["name"] for group in request.groups]}
 
     def _place(self, request: Request, servers: list[Document]) -> list[Document]:
         """Give the servers a host and their ports."""
@@ -274,12 +275,22 @@ class Servers:
                     self._to_error(server_id, "The host of the server failed.")
         elif fault == "crash":
             self.stop(server_id)
+        elif fault == "host-down":
+            self._lose_host(server_id)
         else:
             with self._guest(server_id):
                 try:
                     self._hypervisor.fault(server_id, fault)
                 except HypervisorError as error:
                     raise errors.conflict(str(error)) from None
+
+    def _lose_host(self, server_id: str) -> None:
+        """Have a server's host vanish: nothing answers any more, and the cloud goes on calling the server ACTIVE."""
+        self.inflict(server_id, "hang")
+        self.inflict(server_id, "cut")
+        with self._store as store:
+            if store.get("server", server_id):
+                self._change(server_id, host_down=True)
 
     def powered_off(self, server_id: str) -> None:
         """Take note that a server's guest has ended."""

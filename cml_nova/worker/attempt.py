@@ -39,7 +39,7 @@ class Attempt:
         self._changed_nodes: dict[int, dict[str, Any]] = {}
         self._events: list[tuple[str, str, dict[str, Any]]] = []
         self._refused: dict[int, str] = {}
-        self._unreachable: set[int] = set()
+        self._unreachable: dict[int, float] = {}  # rank -> since when, by the monotonic clock
         self._leaving = threading.Event()
         for task in self._tasks:
             # What a worker before us saved, but did not report, is to be found even if the node is lost.
@@ -67,6 +67,12 @@ class Attempt:
         with self._lock:
             return dict(self._refused)
 
+    def silent(self) -> dict[int, float]:
+        """Nodes that do not answer, and for how many seconds as far as this worker knows."""
+        now = time.monotonic()
+        with self._lock:
+            return {rank: now - since for rank, since in self._unreachable.items()}
+
     def stop(self, grace: float) -> None:
         """End the processes that still run on nodes that answer, and wait for the rest of all logs.
 
@@ -90,8 +96,8 @@ class Attempt:
 
     def forget(self, ranks: Iterable[int]) -> None:
         """Have no more to do with nodes that are lost."""
-        self._unreachable.update(ranks)
         for rank in ranks:
+            self._unreachable.setdefault(rank, time.monotonic())
             self._crew.drop(rank)
 
     def leave(self) -> None:
@@ -190,7 +196,7 @@ class Attempt:
             return
         LOG.warning("Job %s: node %d does not answer: %s", self._work.job.id, rank, message)
         with self._lock:
-            self._unreachable.add(rank)
+            self._unreachable[rank] = time.monotonic()
             self._changed_nodes[rank] = {"rank": rank, "unreachable_since": time.time()}
             self._events.append(("node", f"Node {rank} does not answer; its processes go on: {message}", {"rank": rank}))
 
@@ -198,6 +204,6 @@ class Attempt:
         if rank not in self._unreachable:
             return
         with self._lock:
-            self._unreachable.discard(rank)
+            self._unreachable.pop(rank, None)
             self._changed_nodes[rank] = {"rank": rank, "unreachable_since": None}
             self._events.append(("node", f"Node {rank} answers again.", {"rank": rank}))

@@ -124,6 +124,25 @@ def test_crashed_server_is_replaced(client: Client, cloud: LocalCloud, gate: Gat
     assert cloud.servers(job_id) == []
 
 
+@pytest.mark.fault("host-down")
+def test_node_whose_host_is_down_is_replaced_as_soon_as_the_cloud_says_so(client: Client, cloud: LocalCloud, gate: Gate) -> None:
+    """Its server is called ACTIVE all the time. Silence alone would be borne: the path may be cut, and the training go on."""
+    job_id = client.submit(document(env=gate.env), gate.files(WAIT))
+    gate.expect(2)
+    kept, lost = client.nodes(job_id)
+    cloud.fault("server", server=lost["server_id"], fault="host-down")
+    until(lambda: any("does not answer" in event["message"] for event in client.events(job_id)), 30, "an event about the silent node")
+    assert client.job(job_id)["attempt"] == 1, "the node was given up although nothing is known of its host"
+    cloud.fault("settings", host_status=1)
+    gate.expect(4)
+    now = client.nodes(job_id)
+    assert now[0]["server_id"] == kept["server_id"]
+    assert now[1]["server_id"] != lost["server_id"]
+    assert any("host of its server is down" in event["message"] for event in client.events(job_id))
+    gate.open()
+    assert client.succeed(job_id)["attempt"] == 2
+
+
 @pytest.mark.fault("boot-stuck")
 def test_servers_that_never_boot_are_given_up_on_cancel(client: Client, cloud: LocalCloud) -> None:
     cloud.fault("boot", result="never", count=2)

@@ -44,6 +44,8 @@ MATRIX: dict[str, tuple[Row, ...]] = {
         Row("worker-vm-deleted", "a worker's server is deleted behind our back",
             "noticed, this node alone is replaced, a new attempt starts on all nodes"),
         Row("vm-crashed", "a server loses its power (its host dies)", "SHUTOFF is recognised; as above"),
+        Row("host-down", "a compute host vanishes; the cloud calls its servers ACTIVE",
+            "borne while nothing is known of the host; replaced as soon as Nova shows it down, or after unreachable_timeout"),
         Row("guest-killed", "the guest's process dies on its host", "Nova says SHUTOFF; as above"),
     ),
     "The cloud refuses, fails, or says nothing": (

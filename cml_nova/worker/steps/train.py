@@ -6,7 +6,7 @@ Nothing hangs on our being here: after a crash the next worker starts what was n
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from oslo_log import log as logging
@@ -51,7 +51,7 @@ def _observe(work: Work, attempt: Attempt) -> None:
             return _fail(work, attempt, verdict)
         work.lease.wake.wait(_TICK)
         # The cloud's API being away says nothing about the training: only an answer that lacks a server does.
-        lost = attempt.refused() or _lost(work, work.tools.watch.latest(work.job.id, newer_than=began))
+        lost = attempt.refused() or _lost(work, work.tools.watch.latest(work.job.id, newer_than=began), attempt.silent())
         if lost:
             return _lose(work, attempt, lost)
         if not attempt.started() and time.monotonic() - began > work.conf.conductor.start_timeout:
@@ -59,17 +59,29 @@ def _observe(work: Work, attempt: Attempt) -> None:
                                f"The processes had not all started after {work.conf.conductor.start_timeout} s.")
 
 
-def _lost(work: Work, servers: Sequence[Server] | None) -> dict[int, str]:
-    """Say which nodes are gone for good, and why; none if the cloud gave no answer."""
+def _lost(work: Work, servers: Sequence[Server] | None, silent: Mapping[int, float]) -> dict[int, str]:
+    """Say which nodes are gone for good, and why; none if the cloud gave no answer.
+
+    :param silent: seconds for which nodes have not answered, by rank. That alone says little: the path may be cut, and the training go on.
+    """
     if servers is None:
         return {}
-    status = {s.id: s.status for s in servers}
-    found = {}
-    for node in work.job.nodes:
-        now = status.get(node["server_id"])
-        if now is None or now in _DEAD:
-            found[node["rank"]] = f"its server is {now}" if now else "its server is gone from the cloud"
-    return found
+    known = {s.id: s for s in servers}
+    reasons = {node["rank"]: _why_lost(work, known.get(node["server_id"]), silent.get(node["rank"])) for node in work.job.nodes}
+    return {rank: why for rank, why in reasons.items() if why}
+
+
+def _why_lost(work: Work, server: Server | None, silent: float | None) -> str | None:
+    if server is None:
+        return "its server is gone from the cloud"
+    if server.status in _DEAD:
+        return f"its server is {server.status}"
+    if silent is None:
+        return None
+    if server.host_down:
+        return "it does not answer, and the host of its server is down"
+    limit = work.conf.conductor.unreachable_timeout
+    return f"it has not answered for {limit} s" if limit and silent > limit else None
 
 
 def _end_early(work: Work, attempt: Attempt) -> None:

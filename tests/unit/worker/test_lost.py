@@ -1,0 +1,51 @@
+"""Which nodes are given up, from what cloud and SSH show of them."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from oslo_config import cfg
+
+from cml_nova import conf as cml_conf
+from cml_nova.compute.fleet import Server
+from cml_nova.worker.steps import train
+
+
+@pytest.fixture
+def work() -> Any:
+    conf = cfg.ConfigOpts()
+    cml_conf.register_opts(conf)
+    conf([])
+    conf.set_override("unreachable_timeout", 100, "conductor")
+    return SimpleNamespace(conf=conf, job=SimpleNamespace(nodes=[{"rank": 0, "server_id": "a"}, {"rank": 1, "server_id": "b"}]))
+
+
+def server(ident: str, status: str = "ACTIVE", *, host_down: bool = False) -> Server:
+    return Server(ident, ident, status, "10.0.0.1", None, "job", 0, 1, None, host_down=host_down)
+
+
+@pytest.mark.parametrize(("other", "silent", "word"), [
+    (server("b"), {}, None),
+    (server("b", "ERROR"), {}, "is ERROR"),
+    (server("b", "SHUTOFF"), {}, "is SHUTOFF"),
+    (None, {}, "gone from the cloud"),
+    (server("b"), {1: 99.0}, None),
+    (server("b"), {1: 101.0}, "has not answered for 100 s"),
+    (server("b", host_down=True), {}, None),
+    (server("b", host_down=True), {1: 1.0}, "the host of its server is down"),
+])
+def test_one_of_two(work: Any, other: Server | None, silent: dict[int, float], word: str | None) -> None:
+    lost = train._lost(work, [server("a"), *([other] if other else [])], silent)
+    assert set(lost) == ({1} if word else set())
+    assert word is None or word in lost[1]
+
+
+def test_no_answer_of_the_cloud_loses_nothing(work: Any) -> None:
+    assert train._lost(work, None, {0: 1e6, 1: 1e6}) == {}
+
+
+def test_silence_may_be_borne_for_ever(work: Any) -> None:
+    work.conf.set_override("unreachable_timeout", 0, "conductor")
+    assert train._lost(work, [server("a"), server("b")], {1: 1e9}) == {}
