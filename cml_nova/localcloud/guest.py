@@ -21,6 +21,7 @@ from typing import Any
 import asyncssh
 import yaml
 
+from cml_nova.localcloud import simulated
 from cml_nova.localcloud.processes import MARKER, ProcessTable
 from cml_nova.localcloud.sessions import Session
 
@@ -81,11 +82,12 @@ class Guest:
     :param home: its directory: home and working directory of every command.
     :param path: the PATH of every command.
     :param processes: where its commands are entered, and what marks them.
+    :param machine: answers for its commands in their place; see :mod:`simulated`.
     """
 
     def __init__(
         self, server_id: str, address: str, port: int, hostname: str, *, home: Path, path: str, processes: ProcessTable,
-        login: Login, log: logging.Logger,
+        login: Login, log: logging.Logger, machine: simulated.Machine | None = None,
     ) -> None:
         self.server_id = server_id
         self.address = address
@@ -98,12 +100,13 @@ class Guest:
         self._port = port
         self._path = path
         self._processes = processes
+        self.machine = machine
         self._host_key = login.host_key or asyncssh.generate_private_key(_KEY)
         self._authorized = asyncssh.import_authorized_keys("\n".join(login.authorized))
         self._connections: set[asyncssh.SSHServerConnection] = set()
         self._socket: socket.socket | None = None
         self._acceptor: asyncssh.SSHAcceptor | None = None
-        self._hung = False
+        self.hung = False
         self._cut = False
 
     def environ(self, user: str) -> dict[str, str]:
@@ -147,6 +150,8 @@ class Guest:
     def power_off(self) -> None:
         """Stop serving and drop every connection, as a machine does that loses power: no new command can start after this."""
         self.on = False
+        if self.machine:
+            self.machine.power_off()
         self._refuse()
         self._drop_connections()
         if self._socket:
@@ -157,16 +162,16 @@ class Guest:
 
     def hang(self) -> None:
         """Stop answering: connections stand still, new ones are taken by the kernel only. (The processes are stopped elsewhere.)"""
-        self._hung = True
+        self.hung = True
         self._refuse()
         for transport in self._transports():
             transport.pause_reading()
 
     async def resume(self) -> None:
         """End a hang: whatever has piled up is answered now."""
-        if not self._hung:
+        if not self.hung:
             return
-        self._hung = False
+        self.hung = False
         for transport in self._transports():
             transport.resume_reading()
         await self._accept()
@@ -213,7 +218,7 @@ class Guest:
 
     async def _accept(self) -> None:
         """Start the SSH server, unless a fault forbids."""
-        if not self.on or self._hung or self._cut or not self._socket:
+        if not self.on or self.hung or self._cut or not self._socket:
             return
         self._acceptor = await asyncssh.listen(
             sock=self._socket.dup(), backlog=_BACKLOG, server_factory=lambda: _Server(self), server_host_keys=[self._host_key],
@@ -241,7 +246,7 @@ class Guest:
 
     def connected(self, connection: asyncssh.SSHServerConnection) -> None:
         self._connections.add(connection)
-        if self._hung or not self.on:  # accepted just before the server stopped accepting
+        if self.hung or not self.on:  # accepted just before the server stopped accepting
             connection.abort()
 
     def disconnected(self, connection: asyncssh.SSHServerConnection) -> None:
@@ -264,8 +269,10 @@ class _Server(asyncssh.SSHServer):
     def begin_auth(self, username: str) -> bool:
         return True  # everybody has to authenticate
 
-    def session_requested(self) -> Session | bool:
+    def session_requested(self) -> Session | simulated.Session | bool:
         if not self._guest.on:
             return False
+        if self._guest.machine:
+            return simulated.Session(self._guest, self._guest.machine)
         return Session(self._guest, self._connection.get_extra_info("username"))
 

@@ -21,9 +21,10 @@ from typing import IO, Any, TypeVar
 
 import asyncssh
 
+from cml_nova.localcloud import simulated
 from cml_nova.localcloud.forwarding import Forwards
 from cml_nova.localcloud.guest import AddressInUse, Guest, read_user_data
-from cml_nova.localcloud.images import ImageStore
+from cml_nova.localcloud.images import SIMULATED, ImageStore
 from cml_nova.localcloud.processes import MARKER, ProcessesRemain, ProcessTable
 
 __all__ = ["FAULTS", "AddressInUse", "Hypervisor", "HypervisorError", "ProcessesRemain"]
@@ -164,9 +165,14 @@ class Hypervisor:
         login = read_user_data(user_data, self._log)
         guest = Guest(
             server_id, address, self._port, hostname, home=self._guests_dir / server_id, path=path,
-            processes=self._processes, login=login, log=self._log,
+            processes=self._processes, login=login, log=self._log, machine=self._machine(server_id) if image == SIMULATED else None,
         )
         self._call(self._boot(guest, metadata))
+
+    def _machine(self, server_id: str) -> simulated.Machine:
+        """Give what a simulated guest has in the place of files and processes; one that was off starts with what it had."""
+        known = self._guests.get(server_id)
+        return known.machine if known and known.machine else simulated.Machine()
 
     def destroy(self, server_id: str) -> None:
         """Power a guest off, kill its processes, delete its files. Unknown and already destroyed ones are fine.

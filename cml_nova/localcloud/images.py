@@ -19,12 +19,13 @@ import time
 import venv
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 ENVIRONMENTS = Path(__file__).with_name("environments")
 PLAIN = "plain"
+SIMULATED = "simulated"  # its guests have no processes; see simulated.py
 SSH_USER = "cml"
 _MARKER = "image.json"  # written last: a directory without it is no image
 _OLDEST, _NEWEST = 8, 20  # minor versions of Python 3 that are looked for on PATH
@@ -76,7 +77,7 @@ def recipe(name: str) -> Recipe:
     :raises ImageError: nothing of that name.
     """
     if name not in recipes():
-        raise ImageError(f"there is no image '{name}'; there are: {', '.join([PLAIN, *recipes()])}")
+        raise ImageError(f"there is no image '{name}'; there are: {', '.join([PLAIN, SIMULATED, *recipes()])}")
     requirements = ENVIRONMENTS / f"{name}.txt"
     without_deps = ENVIRONMENTS / f"{name}.no-deps.txt"
     text = requirements.read_text()
@@ -100,10 +101,10 @@ class ImageStore:
         self._dir.mkdir(parents=True, exist_ok=True)
 
     def list(self) -> list[ImageInfo]:
-        """Those that are built; ``plain`` always."""
-        self._plain(print_nothing)
+        """Those that are built; ``plain`` and ``simulated`` always."""
+        plain = self._plain(print_nothing)
         found = (self._read(name) for name in (PLAIN, *recipes()))
-        return [image for image in found if image]
+        return [*(image for image in found if image), _simulated(plain)]
 
     def get(self, name: str) -> ImageInfo:
         """One built image.
@@ -112,6 +113,8 @@ class ImageStore:
         """
         if name == PLAIN:
             return self._plain(print_nothing)
+        if name == SIMULATED:
+            return _simulated(self._plain(print_nothing))
         image = self._read(recipe(name).name)
         if not image:
             raise ImageError(f"the image '{name}' is not built; build it with: cml-nova-localcloud image build {name}")
@@ -125,6 +128,8 @@ class ImageStore:
         """
         if name == PLAIN:
             return self._plain(progress)
+        if name == SIMULATED:
+            return self.get(SIMULATED)
         wanted = recipe(name)
         with self._lock(name, progress):
             image = self._read(name, wanted.digest)
@@ -195,6 +200,12 @@ class ImageStore:
                 progress(f"image {name}: waiting for another build of it")
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def _simulated(plain: ImageInfo) -> ImageInfo:
+    """The image for tests of scale. It has nothing of its own, and no framework by which anybody would get it who does not name it."""
+    login = {name: value for name, value in plain.properties.items() if name.startswith("cml_ssh_")}
+    return replace(plain, name=SIMULATED, properties={**login, "cml_simulated": "true"}, size=0)
 
 
 def print_nothing(line: str) -> None:

@@ -26,7 +26,7 @@ ONLY = {
     "cml_nova.conductor": {"conductor", "api", "worker", *ROOTS},
     "cml_nova.worker": {"worker", "conductor", *ROOTS},
     "cml_nova.compute": {"compute", "worker", "api", *ROOTS},
-    "cml_nova.remote": {"remote", "worker", "api"},
+    "cml_nova.remote": {"remote", "worker", "api", "localcloud"},
     "cml_nova.localcloud": {"localcloud", "cmd"},
     "cml_nova.wsgi": {"wsgi"},
     "cml_nova.cmd": {"cmd"},
@@ -37,6 +37,7 @@ NARROW = {
     ("wsgi", "cml_nova.conductor"): {"cml_nova.conductor.rpcapi"},
     ("worker", "cml_nova.conductor"): {"cml_nova.conductor.rpcapi"},
     ("conductor", "cml_nova.worker"): {"cml_nova.worker.rpcapi"},
+    ("localcloud", "cml_nova.remote"): {"cml_nova.remote.runner"},
     ("api", "cml_nova.remote"): {"cml_nova.remote.keys", "cml_nova.remote.archive"},
 }
 

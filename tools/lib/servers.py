@@ -35,12 +35,15 @@ _SEARCH = "/usr/lib/rabbitmq/bin:/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/b
 
 @dataclass
 class Private:
-    """A private server: its URL, what has to be stopped and removed, and how its main process is started again."""
+    """A private server: its URL, what has to be stopped and removed, how its main process is started again, and the environment in which
+    the server's own programs find it.
+    """
 
     url: str
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     directory: Path | None = None
     launch: Callable[[], None] | None = None
+    env: dict[str, str] = field(default_factory=dict)
 
     def stop(self, stop_signal: int = signal.SIGTERM) -> None:
         for process in reversed(self.processes):
@@ -113,6 +116,7 @@ def start_rabbitmq(log_dir: Path) -> Private:
         "RABBITMQ_PID_FILE": str(directory / "pid"), "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
         "RABBITMQ_CONF_ENV_FILE": "/dev/null",
     }
+    server.env = env
     log = log_dir / "rabbitmq.log"
     with _stopped_on_error(server):
         server.processes.append(_spawn([_program("epmd"), "-address", "127.0.0.1", "-port", str(epmd_port)], log, env=env))
