@@ -58,6 +58,16 @@ class ServiceUnavailable(CMLError):
     code, title, slug = 503, "Service Unavailable", "service_unavailable"
 
 
+class DatabaseUnavailable(ServiceUnavailable):
+    """The database can't be used at this time. A transaction that was on its way may or may not have been committed."""
+
+    slug = "database_unavailable"
+
+
+class DatabaseBusy(DatabaseUnavailable):
+    """The database gave a transaction up for the sake of others (a deadlock); nothing of it was written."""
+
+
 class LeaseLost(CMLError):
     """The job belongs to another generation now: drop it and touch nothing."""
 

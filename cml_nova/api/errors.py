@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import flask
-from oslo_db import exception as db_exception
 from oslo_log import log as logging
 from oslo_policy import policy
 from werkzeug import exceptions as http
@@ -14,6 +13,8 @@ from cml_nova import exception
 
 LOG = logging.getLogger(__name__)
 
+#: seconds after which those whom we couldn't serve may ask again
+_RETRY_AFTER = 10
 _UNEXPECTED = ("The service met an unexpected error. It is in the service's log under this request's id; "
                "please pass the id on to the operator.")
 
@@ -24,7 +25,6 @@ def register(app: flask.Flask) -> None:
     app.register_error_handler(http.HTTPException, _http)
     app.register_error_handler(policy.PolicyNotAuthorized, _not_authorized)
     app.register_error_handler(policy.InvalidScope, _wrong_scope)
-    app.register_error_handler(db_exception.DBConnectionError, _no_database)
     app.register_error_handler(Exception, _unexpected)
 
 
@@ -39,8 +39,10 @@ def _own(error: exception.CMLError) -> flask.Response:
     if error.code == 500:
         return _unexpected(error)
     if error.code > 500:
-        LOG.warning("Answered %s: %s", error.code, error.message)
+        LOG.warning("Answered %s: %s", error.code, error.message, exc_info=error.__cause__)
     response = render(error.code, error.title, error.message, error.slug, **error.detail)
+    if error.code == 503:
+        response.headers["Retry-After"] = str(_RETRY_AFTER)
     if error.code == 401:
         response.headers["WWW-Authenticate"] = flask.g.get("challenge", "Keystone")
     return response
@@ -66,11 +68,6 @@ def _not_authorized(error: policy.PolicyNotAuthorized) -> flask.Response:
 
 def _wrong_scope(error: policy.InvalidScope) -> flask.Response:
     return _own(exception.Forbidden("The token must be scoped to a project; ask Keystone for one that is."))
-
-
-def _no_database(error: db_exception.DBConnectionError) -> flask.Response:
-    LOG.error("The database can't be reached: %s", error)
-    return _own(exception.ServiceUnavailable("The service can't reach its database at this time; try again later."))
 
 
 def _unexpected(error: Exception) -> flask.Response:

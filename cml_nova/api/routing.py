@@ -14,6 +14,7 @@ from cml_nova import exception
 from cml_nova.api import auth
 from cml_nova.api.services import services
 from cml_nova.api.validation import Schema, parse_json
+from cml_nova.db.engine import retried
 
 _PIECE = 1 << 20
 _TRUE, _FALSE = ("1", "true", "yes"), ("0", "false", "no")
@@ -66,6 +67,8 @@ class Resource(flask.Blueprint):
         response_schema = Schema(response) if response else None
 
         def decorate(view: Callable[..., Any]) -> Callable[..., Any]:
+            # What came as a stream is used up; everything else may be done once more.
+            run = view if takes else retried(view)
             summary = (view.__doc__ or "").strip().partition("\n")[0]
             self.operations.append(Operation(method, path, policy, summary, status, query, body, response, takes, gives))
 
@@ -78,7 +81,7 @@ class Resource(flask.Blueprint):
                     raise exception.BadRequest(f"{next(iter(flask.request.args))}: {method} {path} takes no query.")
                 if body_schema is not None:
                     arguments["body"] = _body(body_schema)
-                answer = view(**arguments)
+                answer = run(**arguments)
                 if response_schema is not None and services().validate_responses:
                     _check_answer(answer, response_schema)
                 return answer

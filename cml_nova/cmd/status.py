@@ -96,7 +96,7 @@ class Checks(upgradecheck.UpgradeCommands):
                 return upgradecheck.Result(_FAILURE, f"the schema is at {current}, this release has {latest}: run cml-nova-manage db sync")
             with db.read() as session:
                 sealed = session.scalars(select(Job.sealed).order_by(Job.created_at.desc()).limit(_SEALED)).all()
-        except (db_exception.DBError, sa_exception.SQLAlchemyError, cfg.Error, ValueError) as error:
+        except (exception.DatabaseUnavailable, db_exception.DBError, sa_exception.SQLAlchemyError, cfg.Error, ValueError) as error:
             return upgradecheck.Result(_FAILURE, f"[database] connection: {type(error).__name__}: {error}")
         return self._opened(sealed)
 

@@ -11,7 +11,7 @@ from cml_nova import context as cml_context
 from cml_nova.conductor import reports
 from cml_nova.conductor.dispatch import Dispatcher
 from cml_nova.db import leases
-from cml_nova.db.engine import Database
+from cml_nova.db.engine import Database, retried
 from cml_nova.states import Phase
 from cml_nova.storage import Storage
 from cml_nova.storage.base import job_prefix
@@ -28,6 +28,9 @@ class ConductorManager:
         self._storage = storage
         self._dispatcher = dispatcher
 
+    def ping(self, context: cml_context.RequestContext) -> None:
+        """Answer: that is all that the one who asks wants to know."""
+
     def job_wake(self, context: cml_context.RequestContext, job_id: str) -> None:
         """See that somebody attends to a job: its owner, or a new one."""
         self._dispatcher.attend(context, job_id)
@@ -39,8 +42,7 @@ class ConductorManager:
 
     def job_report(self, context: cml_context.RequestContext, job_id: str, generation: int, report: dict[str, Any]) -> dict[str, Any]:
         """Write what a worker reports; see ``reports.apply``."""
-        with self._db.write() as session:
-            result = reports.apply(session, job_id, generation, report, self._conf.conductor)
+        result = self._apply(job_id, generation, report)
         if report.get("phase") == Phase.DONE:
             if result["forget"]:
                 self._storage.delete(job_prefix(job_id))
@@ -50,6 +52,12 @@ class ConductorManager:
             self._dispatcher.room_came_free(context)
         return result
 
+    @retried
+    def _apply(self, job_id: str, generation: int, report: dict[str, Any]) -> dict[str, Any]:
+        with self._db.write() as session:
+            return reports.apply(session, job_id, generation, report, self._conf.conductor)
+
+    @retried
     def worker_heartbeat(self, context: cml_context.RequestContext, worker: dict[str, Any], held: dict[str, int]) -> list[dict[str, Any]]:
         """Note that a worker is alive, renew the leases of the jobs it holds, and list all that are its own.
 
@@ -65,8 +73,12 @@ class ConductorManager:
 
     def worker_goodbye(self, context: cml_context.RequestContext, worker_id: str) -> None:
         """Take all jobs from a worker that stops, and give them to others."""
+        self._release(worker_id)
+        LOG.info("Worker %s handed its jobs back", worker_id)
+        self._dispatcher.sweep(context)
+
+    @retried
+    def _release(self, worker_id: str) -> None:
         with self._db.write() as session:
             leases.release_all(session, worker_id)
             leases.unregister(session, worker_id)
-        LOG.info("Worker %s handed its jobs back", worker_id)
-        self._dispatcher.sweep(context)

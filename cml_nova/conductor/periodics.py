@@ -9,42 +9,71 @@ from oslo_log import log as logging
 from sqlalchemy import select
 
 from cml_nova import context as cml_context
-from cml_nova import rpc
+from cml_nova import exception, rpc
 from cml_nova.conductor.dispatch import Dispatcher
+from cml_nova.conductor.health import Health, Part
+from cml_nova.conductor.rpcapi import ConductorClient
 from cml_nova.db import events, leases
-from cml_nova.db.engine import Database
+from cml_nova.db.engine import Database, retried
 from cml_nova.db.models import Job
 from cml_nova.states import Phase
 from cml_nova.worker.rpcapi import WorkerClient
 
 LOG = logging.getLogger(__name__)
 
+#: seconds that the bus has for an answer where a quarter of the lease time is less
+_PROBE_TIMEOUT_MIN = 1.0
+
 
 class Periodics:
     """The periodic duties of a conductor; ``jobs`` lists them with their intervals in seconds."""
 
-    def __init__(self, conf: cfg.ConfigOpts, db: Database, dispatcher: Dispatcher, workers: WorkerClient) -> None:
+    def __init__(self, conf: cfg.ConfigOpts, db: Database, dispatcher: Dispatcher, workers: WorkerClient, conductors: ConductorClient,
+                 health: Health) -> None:
         self._conf = conf.conductor
         self._db = db
         self._dispatcher = dispatcher
         self._workers = workers
+        self._conductors = conductors
+        self._health = health
         self._forgotten_after = 10 * self._conf.lease_time
 
     def jobs(self) -> list[tuple[float, Callable[[], None]]]:
-        return [(self._conf.sweep_interval, self.sweep), (self._conf.orphan_interval, self.find_orphans)]
+        often = self._conf.sweep_interval
+        return [(often, self.sweep), (often, self.probe_bus), (self._conf.orphan_interval, self.find_orphans)]
 
     def sweep(self) -> None:
         """Find what no message told of: jobs without an owner, passed deadlines, dead workers' leases."""
         context = cml_context.service_context()
+        try:
+            overdue, silent = self._look()
+            self._health.good(Part.DATABASE)
+            for job_id in overdue:
+                self._dispatcher.attend(context, job_id)
+            self._dispatcher.sweep(context)
+            self._forget(silent)
+            self._health.good(Part.DATABASE)
+        except exception.DatabaseUnavailable as error:
+            self._health.bad(Part.DATABASE)
+            LOG.error("The database can't be used; nothing is taken over until it has been there for one lease time: %s", error.__cause__)
+
+    @retried
+    def _look(self) -> tuple[Sequence[str], Sequence[str]]:
+        """End what is overdue; give the ids of these jobs, and of the workers that are silent."""
         with self._db.write() as session:
             overdue = [*leases.end_overdue_waits(session), *leases.end_overdue_runs(session)]
             for job_id in overdue:
                 events.add(session, job_id, "deadline", "A time limit of the job has passed.", {})
-            silent = leases.silent(session, self._forgotten_after)
-        for job_id in overdue:
-            self._dispatcher.attend(context, job_id)
-        self._dispatcher.sweep(context)
-        self._forget(silent)
+            return overdue, leases.silent(session, self._forgotten_after)
+
+    def probe_bus(self) -> None:
+        """See whether calls are answered. In a beat of its own: a driver whose broker is away may hold us for long."""
+        try:
+            self._conductors.ping(max(_PROBE_TIMEOUT_MIN, self._conf.lease_time / 4))
+            self._health.good(Part.BUS)
+        except rpc.BUS_ERRORS as error:
+            self._health.bad(Part.BUS)
+            LOG.error("The bus does not answer; nothing is taken over until it has for one lease time: %s", error)
 
     def _forget(self, worker_ids: Sequence[str]) -> None:
         """Forget workers that are gone: their queues first, or nobody would know of these any more."""
@@ -54,8 +83,12 @@ class Periodics:
             except rpc.BUS_ERRORS as error:
                 LOG.warning("Silent workers are forgotten when the bus answers: %s", error)
                 return
-            with self._db.write() as session:
-                leases.forget_silent(session, worker_id, self._forgotten_after)
+            self._forget_one(worker_id)
+
+    @retried
+    def _forget_one(self, worker_id: str) -> None:
+        with self._db.write() as session:
+            leases.forget_silent(session, worker_id, self._forgotten_after)
 
     def find_orphans(self) -> None:
         """Have resources deleted that carry this deployment's tag and belong to no job, or to a done one.

@@ -22,6 +22,13 @@ class ConductorClient:
     def __init__(self, transport: messaging.Transport, timeout: float = 20) -> None:
         self._client = rpc.get_client(transport, rpc.CONDUCTOR_TOPIC, timeout)
 
+    def ping(self, timeout: float) -> None:
+        """Have any conductor answer, over the bus both ways. :raises BUS_ERRORS: there is no answer.
+
+        :param timeout: seconds.
+        """
+        self._client.prepare(timeout=timeout).call(cml_context.service_context(), "ping")
+
     def job_wake(self, context: cml_context.RequestContext, job_id: str) -> None:
         """Hint that a job wants attention. It is lost without harm: the sweep finds the job too."""
         try:

@@ -6,6 +6,8 @@ OPTS = [
     cfg.FloatOpt("lease_time", default=60, min=1,
                help="Seconds after the last heartbeat of its worker until a job may be given to another one."),
     cfg.FloatOpt("sweep_interval", default=5, min=0.1, help="Seconds between looks for queued jobs, expired leases and passed deadlines."),
+    cfg.IntOpt("take_overs_per_minute", default=600, min=0,
+               help="Most jobs of dead workers that one conductor gives to others at once, and in a minute; 0 for no limit."),
     cfg.FloatOpt("queue_retry_min", default=5, min=0,
                help="Shortest pause, in seconds, before a job is tried again that the cloud had no room for."),
     cfg.FloatOpt("queue_retry_max", default=120, min=0, help="Longest such pause, in seconds; it doubles with each try."),
@@ -23,6 +25,8 @@ OPTS = [
                     "when it does not answer; Nova says so only where its policy os_compute_api:servers:show:host_status (or "
                     ":unknown-only) includes the service's account."),
     cfg.IntOpt("max_infra_restarts", default=10, min=0, help="How often a job is started anew because nodes were lost."),
+    cfg.PortOpt("metrics_port", help="Port on which Prometheus finds the metrics of this conductor, under /metrics. None without it."),
+    cfg.HostAddressOpt("metrics_host", default="127.0.0.1", help="Address on which they are served; nobody is asked who they are there."),
     cfg.FloatOpt("orphan_interval", default=300, min=1, help="Seconds between looks for cloud resources that no job owns."),
     cfg.FloatOpt("orphan_grace", default=300, min=0, help="Age in seconds that such a resource must have before it is deleted."),
 ]

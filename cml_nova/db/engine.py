@@ -7,12 +7,20 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+import tenacity
 from oslo_config import cfg
+from oslo_db import exception as db_exception
 from oslo_db.sqlalchemy import enginefacade
 from sqlalchemy import Engine, event
+from sqlalchemy import exc as sa_exception
 from sqlalchemy.orm import Session
 
 from cml_nova import context as cml_context
+from cml_nova import exception
+
+#: wraps a function that is one transaction, or may run twice: it runs again after a deadlock
+retried = tenacity.retry(retry=tenacity.retry_if_exception_type(exception.DatabaseBusy), stop=tenacity.stop_after_attempt(6),
+                         wait=tenacity.wait_random_exponential(multiplier=0.05, max=2), reraise=True)
 
 
 class Database:
@@ -49,15 +57,30 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """A transaction that only reads."""
-        with self._facade.reader.using(cml_context.service_context()) as session:
+        """A transaction that only reads. :raises DatabaseUnavailable: now is not the time."""
+        with _own_errors(), self._facade.reader.using(cml_context.service_context()) as session:
             yield session
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """A transaction that is committed at the end, rolled back on an exception."""
-        with self._one_writer, self._facade.writer.using(cml_context.service_context()) as session:
+        """A transaction that is committed at the end, rolled back on an exception.
+
+        :raises DatabaseBusy: a deadlock; see ``retried``.
+        :raises DatabaseUnavailable: it may have been committed all the same.
+        """
+        with _own_errors(), self._one_writer, self._facade.writer.using(cml_context.service_context()) as session:
             yield session
+
+
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    """Say in one way what drivers say in many. Only oslo.db's errors of MariaDB tell a lost connection from others."""
+    try:
+        yield
+    except db_exception.DBDeadlock as error:
+        raise exception.DatabaseBusy("The service's database is too busy at this time; try again later.") from error
+    except (db_exception.DBConnectionError, sa_exception.OperationalError, sa_exception.TimeoutError) as error:
+        raise exception.DatabaseUnavailable("The service can't reach its database at this time; try again later.") from error
 
 
 def _share_sqlite_file(connection: Any, record: Any) -> None:

@@ -17,8 +17,10 @@ from cml_nova.db.clock import now
 from cml_nova.db.models import Job, Worker
 from cml_nova.states import Cause, Outcome, Phase, Target
 
-#: a job nobody holds
-_FREE = or_(Job.worker_id.is_(None), Job.lease_expires_at < now())
+#: a job nobody holds: new, or handed back
+_FREE = Job.worker_id.is_(None)
+#: a job whose worker has not renewed its lease; not true where there is no owner
+EXPIRED = Job.lease_expires_at < now()
 #: a job that need not wait; a cancelled one never does
 _DUE = or_(Job.not_before.is_(None), Job.not_before <= now(), Job.target == Target.DELETE)
 
@@ -30,7 +32,7 @@ def _change(session: Session, statement: Any) -> int:
 
 
 def claimable(session: Session, limit: int) -> Sequence[str]:
-    """List jobs that need an owner now, in the order in which they are to get one."""
+    """List jobs that nobody holds and that need an owner now, in the order in which they are to get one."""
     return session.scalars(
         select(Job.id).where(Job.phase != Phase.DONE, _FREE, _DUE)
         # What holds nodes goes before what waits for some.
@@ -38,18 +40,27 @@ def claimable(session: Session, limit: int) -> Sequence[str]:
     ).all()
 
 
-def claim(session: Session, job_id: str, worker_id: str, lease_time: float) -> int | None:
+def expired(session: Session, limit: int) -> Sequence[str]:
+    """List jobs whose lease has expired, in the order in which they are to be taken over."""
+    return session.scalars(
+        select(Job.id).where(Job.phase != Phase.DONE, EXPIRED).order_by(Job.priority.desc(), Job.created_at).limit(limit)
+    ).all()
+
+
+def claim(session: Session, job_id: str, worker_id: str, lease_time: float, *, take_over: bool = False) -> int | None:
     """Give a job to a worker; return the new generation, or None if it is held, done or not due.
 
     Admission is part of it: a queued job enters PROVISIONING (its nodes' rows are the intent), a cancelled one TEARDOWN.
 
     :param lease_time: seconds.
+    :param take_over: take the job from another worker whose lease has expired; without, take one that nobody holds.
     """
+    to_be_had = EXPIRED if take_over else and_(_FREE, _DUE)
     admitted = case((Job.phase != Phase.QUEUED, Job.phase), (Job.target == Target.DELETE, Phase.TEARDOWN), else_=Phase.PROVISIONING)
     taken = _change(
         session,
         # MariaDB assigns from left to right: what reads the old phase stands before what sets the new one.
-        update(Job).where(Job.id == job_id, Job.phase != Phase.DONE, _FREE, _DUE).ordered_values(
+        update(Job).where(Job.id == job_id, Job.phase != Phase.DONE, to_be_had).ordered_values(
             (Job.phase_started_at, case((Job.phase == Phase.QUEUED, now()), else_=Job.phase_started_at)),
             (Job.phase, admitted),
             (Job.worker_id, worker_id),

@@ -144,7 +144,7 @@ class WorkerManager:
     def _say_goodbye(self) -> None:
         try:
             self._tools.conductor.worker_goodbye(cml_context.service_context(), self.worker_id)
-        except rpc.BUS_ERRORS as error:
+        except (*rpc.BUS_ERRORS, exception.DatabaseUnavailable) as error:
             LOG.warning("No conductor took our goodbye; our leases will expire: %s", error)
 
     def _renew(self, job_id: str, valid_until: float) -> None:

@@ -196,6 +196,6 @@ class Work:
             except exception.LeaseLost:
                 self.lease.lose()
                 raise
-            except rpc.BUS_ERRORS as error:
+            except (*rpc.BUS_ERRORS, exception.DatabaseUnavailable) as error:
                 LOG.warning("No answer from a conductor about job %s, asking again: %s", self.lease.job_id, error)
                 self.lease.pause(_RPC_PAUSE)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 from oslo_db import exception as db_exception
+from sqlalchemy import exc as sa_exception
 from sqlalchemy import update
 
 from cml_nova.api.schemas.jobs import JOB
@@ -260,11 +262,33 @@ def test_a_hint_that_fails_does_not_undo_the_job(api: Api, monkeypatch: pytest.M
     assert api.rows()["jobs"] == 1
 
 
-def test_an_unreachable_database_is_503(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [
+    db_exception.DBConnectionError("mysql://user:password@host is gone"),
+    sa_exception.OperationalError("SELECT", {}, Exception("password: connection refused")),
+    sa_exception.TimeoutError("QueuePool limit"),
+])
+def test_an_unreachable_database_is_503(api: Api, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def fail(*args: Any) -> None:
-        raise db_exception.DBConnectionError("mysql://user:password@host is gone")
+        raise error
 
     monkeypatch.setattr(db_jobs, "page", fail)
     answer = api.get("/v1/jobs")
     assert answer.status_code == 503
+    assert int(answer.headers["Retry-After"]) > 0
+    assert answer.json["error"]["slug"] == "database_unavailable"  # type: ignore[index]
     assert "password" not in answer.text
+
+
+def test_a_deadlock_is_no_error_of_a_request(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    failures = [db_exception.DBDeadlock()]
+    create = db_jobs.create
+
+    def deadlocked(*args: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return create(*args)
+
+    monkeypatch.setattr(db_jobs, "create", deadlocked)
+    assert api.post("/v1/jobs", json={"job": job()}).status_code == 202
+    assert api.rows()["jobs"] == 1

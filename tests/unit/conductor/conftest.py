@@ -12,6 +12,7 @@ from oslo_config import cfg
 
 from cml_nova import conf as cml_conf
 from cml_nova.conductor.dispatch import Dispatcher
+from cml_nova.conductor.health import Health, Part
 from cml_nova.db.engine import Database
 from cml_nova.db.models import Base, Job, Node, Worker
 
@@ -41,6 +42,10 @@ class Bus:
         self.found: list[dict[str, Any]] = []
         self.away = False
 
+    def ping(self, timeout: float) -> None:
+        if self.away:
+            raise ConnectionRefusedError
+
     def run(self, context: object, worker_id: str, job_id: str, generation: int) -> None:
         self.sent.append(("run", worker_id, job_id, generation))
 
@@ -64,9 +69,43 @@ def bus() -> Bus:
     return Bus()
 
 
+class Clock:
+    """Stands still until it is set."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 @pytest.fixture
-def dispatcher(conf: cfg.ConfigOpts, db: Database, bus: Bus) -> Dispatcher:
-    return Dispatcher(conf, db, bus)  # type: ignore[arg-type]
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def health(conf: cfg.ConfigOpts, clock: Clock) -> Health:
+    """Of a conductor that has seen database and bus at work for one lease time."""
+    made = Health(conf.conductor.lease_time, conf.conductor.sweep_interval, clock)
+    look_at_both(made, clock, conf.conductor.lease_time)
+    return made
+
+
+def look_at_both(health: Health, clock: Clock, seconds: float, interval: float = 5) -> None:
+    """Let time go by in which all is well."""
+    end = clock.now + seconds
+    while True:
+        for part in Part:
+            health.good(part)
+        if clock.now >= end:
+            return
+        clock.now = min(end, clock.now + interval)
+
+
+@pytest.fixture
+def dispatcher(conf: cfg.ConfigOpts, db: Database, bus: Bus, health: Health) -> Dispatcher:
+    return Dispatcher(conf, db, bus, health)  # type: ignore[arg-type]
 
 
 NOW = 10_000_000_000.0  # later than any clock that runs a test

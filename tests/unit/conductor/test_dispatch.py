@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from oslo_config import cfg
+from oslo_db import exception as db_exception
+from sqlalchemy import exc as sa_exception
 from sqlalchemy import select, update
 
 from cml_nova import context as cml_context
 from cml_nova.conductor.dispatch import Dispatcher
+from cml_nova.conductor.health import Health, Part
 from cml_nova.conductor.manager import ConductorManager
 from cml_nova.conductor.periodics import Periodics
-from cml_nova.db import nodes
+from cml_nova.db import leases, nodes
 from cml_nova.db.engine import Database
 from cml_nova.db.models import Job
 from cml_nova.storage import get_storage
-from tests.unit.conductor.conftest import Bus
+from tests.unit.conductor.conftest import Bus, Clock, look_at_both
 
 Make = Callable[..., str]
 CONTEXT = cml_context.service_context()
 
 
 @pytest.fixture
-def periodics(conf: cfg.ConfigOpts, db: Database, dispatcher: Dispatcher, bus: Bus) -> Periodics:
-    return Periodics(conf, db, dispatcher, bus)  # type: ignore[arg-type]
+def periodics(conf: cfg.ConfigOpts, db: Database, dispatcher: Dispatcher, bus: Bus, health: Health) -> Periodics:
+    return Periodics(conf, db, dispatcher, bus, bus, health)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -71,6 +76,76 @@ def test_the_sweep_takes_over_from_a_dead_worker(
     periodics.sweep()
     periodics.sweep()
     assert bus.sent == [("run", "w2", job_id, 5)]
+
+
+def test_nothing_is_taken_over_after_an_outage_until_one_lease_time_has_passed(
+        conf: cfg.ConfigOpts, periodics: Periodics, bus: Bus, health: Health, clock: Clock, make_job: Make,
+        make_worker: Callable[..., None]) -> None:
+    make_worker("w2")
+    held = make_job(phase="RUNNING", worker_id="w1", generation=4, lease_expires_at=1.0)
+    handed_back = make_job(phase="RUNNING", generation=4)
+    fresh = make_job()
+    bus.away = True
+    periodics.probe_bus()
+    bus.away = False
+    periodics.sweep()
+    assert sorted(bus.sent) == sorted([("run", "w2", handed_back, 5), ("run", "w2", fresh, 1)]), "what nobody holds does not wait"
+    bus.sent.clear()
+    look_at_both(health, clock, conf.conductor.lease_time - 1)
+    periodics.sweep()
+    assert bus.sent == []
+    look_at_both(health, clock, 1)
+    periodics.sweep()
+    assert bus.sent == [("run", "w2", held, 5)]
+
+
+def test_a_hint_takes_nothing_over_either_after_an_outage(
+        dispatcher: Dispatcher, bus: Bus, health: Health, make_job: Make, make_worker: Callable[..., None]) -> None:
+    make_worker("w2")
+    job_id = make_job(phase="RUNNING", worker_id="w1", generation=4, lease_expires_at=1.0)
+    health.bad(Part.BUS)
+    dispatcher.attend(CONTEXT, job_id)
+    assert bus.sent == [("nudge", "w1", job_id)]
+
+
+def test_a_sweep_without_a_database_is_an_outage(
+        conf: cfg.ConfigOpts, db: Database, periodics: Periodics, health: Health, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*args: object) -> None:
+        raise sa_exception.OperationalError("SELECT", {}, Exception("connection refused"))
+
+    assert health.wanting() == []
+    monkeypatch.setattr(leases, "end_overdue_waits", away)
+    periodics.sweep()
+    assert health.wanting() == [Part.DATABASE]
+
+
+def test_take_overs_are_limited_and_new_jobs_are_not(
+        conf: cfg.ConfigOpts, db: Database, bus: Bus, health: Health, make_job: Make, make_worker: Callable[..., None]) -> None:
+    conf.set_override("take_overs_per_minute", 2, "conductor")
+    make_worker("w2")
+    for _ in range(3):
+        make_job(phase="RUNNING", worker_id="w1", generation=4, lease_expires_at=1.0)
+    fresh = make_job()
+    Dispatcher(conf, db, bus, health).sweep(CONTEXT)  # type: ignore[arg-type]
+    assert [sent[3] for sent in bus.sent] == [5, 5, 1]
+    assert bus.sent[-1][2] == fresh
+
+
+def test_a_transaction_that_was_given_up_in_a_deadlock_runs_again(
+        manager: ConductorManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    failures = [db_exception.DBDeadlock(), db_exception.DBDeadlock()]
+    register = leases.register
+
+    def deadlocked(*args: Any) -> None:
+        if failures:
+            raise failures.pop()
+        register(*args)
+
+    monkeypatch.setattr(leases, "register", deadlocked)
+    worker = {"id": "w1", "host": "h", "capacity": 5, "draining": False}
+    assert manager.worker_heartbeat(CONTEXT, worker, {}) == []
+    assert failures == []
 
 
 def test_a_full_worker_gets_no_more(periodics: Periodics, bus: Bus, make_job: Make, make_worker: Callable[..., None]) -> None:

@@ -61,7 +61,11 @@ def test_an_expired_lease_can_be_taken_and_the_old_owner_is_fenced(db: Database,
     job_id = make_job()
     assert claim(db, job_id, "w1") == 1
     expire(db, job_id)
-    assert claim(db, job_id, "w2") == 2
+    assert claim(db, job_id, "w2") is None, "a lease that has expired is taken over on purpose only"
+    with db.write() as session:
+        assert leases.expired(session, 10) == [job_id]
+        assert leases.claim(session, job_id, "w2", 60, take_over=True) == 2
+        assert leases.claim(session, job_id, "w3", 60, take_over=True) is None
     with db.write() as session, pytest.raises(exception.LeaseLost):
         leases.write(session, job_id, 1, {"progress": 50})
     with db.write() as session:
