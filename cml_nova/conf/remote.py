@@ -11,6 +11,9 @@ OPTS = [
     cfg.IntOpt("parallel", default=64, min=1, help="Most SSH connects of one job in flight."),
     cfg.FloatOpt("stop_grace", default=10, min=0, help="Seconds between TERM and KILL when processes are stopped."),
     cfg.FloatOpt("unreachable_after", default=30, min=1, help="Seconds without a sign of life until a node is called unreachable."),
+    cfg.IntOpt("power_off_after", default=86400, min=0,
+               help="Seconds after which a node powers itself off when its processes have ended and no worker was connected: the last "
+                    "resort where nobody is left to delete it. What was not collected by then is lost with the node. 0 for never."),
     cfg.IntOpt("max_log_bytes", default=1024 * 1024 * 1024, min=1024, help="Most log that is kept of one task and attempt, in bytes."),
     cfg.IntOpt("max_output_bytes", default=64 * 1024 * 1024 * 1024, min=1024,
                help="Most output that is collected from one node, in bytes."),

@@ -58,6 +58,8 @@ class Options:
     :ivar sample_interval: between samples of the machine's use while its processes are followed.
     :ivar power_off_after: the machine powers itself off when all processes have ended and nobody was connected for so long;
         0 for never.
+    :ivar generation: in which the worker holds the job. Once a session of a higher one has been opened, the node refuses everything that
+        changes something, also in sessions that are open already.
     """
 
     dead_after: float = 30
@@ -65,6 +67,7 @@ class Options:
     max_log_bytes: int = 1 << 30
     sample_interval: float = 10
     power_off_after: float = 0
+    generation: int = 0
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,7 @@ class Machine:
                 session = Session(_Carrier(transport, channel, self.options.dead_after), self.access.address, self.options.dead_after)
                 options = {"max_log": self.options.max_log_bytes, "sample_interval": self.options.sample_interval,
                            "power_off_after": self.options.power_off_after}
-                self.hello = session.open(self.root, options, max(0.1, deadline_left(deadline)))
+                self.hello = session.open(self.root, self.options.generation, options, max(0.1, deadline_left(deadline)))
                 self.startup = time.monotonic() - logged_in
             except (paramiko.SSHException, OSError, EOFError) as error:
                 transport.close()

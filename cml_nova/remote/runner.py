@@ -6,8 +6,11 @@ has a *supervisor*: a child reaper in a session of its own that outlives the SSH
 writes ``state.json``. A supervisor holds a lock for as long as it lives, so a dead one can't be mistaken for a living one, not
 after a reboot and not when its pid is in use again.
 
-Below the root: ``tasks/<attempt>/<task>/{lock,state.json,log,wake,stop}``, the uploaded directories, ``output``, ``checkpoints``,
-``input``, ``hostfile``. Imports are few, and late where they are costly: dozens of nodes may be simulated on one machine.
+A session says in which generation of the job's lease its worker holds it. The highest one seen on the node is kept, and a session of
+a lower one may only look: its worker was taken for dead, and another one has the node now.
+
+Below the root: ``generation``, ``tasks/<attempt>/<task>/{lock,state.json,log,wake,stop}``, the uploaded directories, ``output``,
+``checkpoints``, ``input``, ``hostfile``. Imports are few, and late where they are costly: dozens of nodes may be simulated on one machine.
 """
 
 # Of signal, socket and json the C parts only: what their Python parts drag in (enum, re, selectors) is more than the whole rest.
@@ -33,6 +36,8 @@ MARKER = "CML_UNIT"
 ENDED = ("EXITED", "STOPPED", "LOST")
 NAME_SIGNS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:-")
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+#: what a session may ask whose worker has lost the job, because it changes nothing
+LOOKING = ("hello", "processes", "follow", "fetch")
 
 
 class Refused(Exception):
@@ -217,6 +222,43 @@ def oom_kills() -> "int | None":
             if key == "oom_kill":
                 return int(value)
     return None
+
+
+# ------------------------------------------------------------------------------------------------------------------ fencing
+
+
+def highest_generation(root: str) -> int:
+    text = read_text(os.path.join(root, "generation"))
+    return int(text) if text.isdigit() else 0
+
+
+class Change:
+    """A context in which a session changes something on the node: one at a time, and none of a worker that has lost the job.
+
+    :param generation: in which the session's worker holds the job.
+    :raises Refused: on entry, a session of a higher generation has been here.
+    """
+
+    def __init__(self, root: str, generation: int) -> None:
+        self.root, self.generation = root, generation
+
+    def __enter__(self) -> "Change":
+        self.lock = open(os.path.join(self.root, "start.lock"), "wb")
+        fcntl.flock(self.lock, fcntl.LOCK_EX)
+        highest = highest_generation(self.root)
+        if highest > self.generation:
+            self.lock.close()
+            raise Refused("the job is another worker's: generation %d of its lease is over, generation %d has begun" % (
+                self.generation, highest))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.close()
+
+    def begin(self) -> None:
+        """Let no session of a lower generation change anything any more."""
+        if self.generation > highest_generation(self.root):
+            write_file(os.path.join(self.root, "generation"), b"%d" % self.generation)
 
 
 # ------------------------------------------------------------------------------------------------------------------- tasks
@@ -590,14 +632,13 @@ def service_manager() -> str:
     return path if os.path.exists(path) else ""
 
 
-def start(root: str, spec: dict) -> bool:
+def start(root: str, generation: int, spec: dict) -> bool:
     """Start a process under a supervisor; False if it was started before.
 
-    :raises Refused: an older attempt is alive, a newer one exists, or this one was stopped.
+    :raises Refused: an older attempt is alive, a newer one exists, this one was stopped, or the generation is over.
     """
     attempt, task = spec["attempt"], Task(root, spec["attempt"], check_name(spec["task"], "task"))
-    with open(os.path.join(root, "start.lock"), "wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with Change(root, generation):
         if task.saved() or (os.path.exists(task.path) and task.supervised()):
             return False
         newest = (attempts(root) or [attempt])[-1]
@@ -774,9 +815,8 @@ class Scope:
 class Stop:
     """A stop on its way: done when all of its tasks have ended."""
 
-    def __init__(self, root: str, attempt: int, grace: float, names: "list | None") -> None:
-        with open(os.path.join(root, "start.lock"), "wb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # a start is either seen here or sees the mark
+    def __init__(self, root: str, generation: int, attempt: int, grace: float, names: "list | None") -> None:
+        with Change(root, generation):  # a start is either seen here or sees the mark
             if names is None:
                 os.makedirs(os.path.join(root, "tasks", str(attempt)), exist_ok=True)
                 write_file(os.path.join(root, "tasks", str(attempt), ".stopped"), b"")
@@ -810,7 +850,7 @@ def read_exactly(fd: int, size: int) -> bytes:
     return b"".join(parts)
 
 
-def unpack(root: str, name: str, digest: "str | None", source: int) -> None:
+def unpack(root: str, generation: int, name: str, digest: "str | None", source: int) -> None:
     """Unpack what the worker sends beside its place, then put it there in one step; runs in a child of the session.
 
     Each member comes as a big-endian 32-bit length, a JSON object of that length, and its content; a length of 0 is the end. No
@@ -825,13 +865,14 @@ def unpack(root: str, name: str, digest: "str | None", source: int) -> None:
             if not size:
                 break
             unpack_member(source, from_json(read_exactly(source, size).decode()), fresh)
-        if os.path.exists(mark):
-            os.unlink(mark)
-        if os.path.lexists(target):
-            os.rename(target, old)
-        os.rename(fresh, target)
-        if digest:
-            write_file(mark, digest.encode())
+        with Change(root, generation):
+            if os.path.exists(mark):
+                os.unlink(mark)
+            if os.path.lexists(target):
+                os.rename(target, old)
+            os.rename(fresh, target)
+            if digest:
+                write_file(mark, digest.encode())
     finally:
         for leftover in (fresh, old):
             if os.path.lexists(leftover):
@@ -1022,7 +1063,7 @@ class Upload:
     def __init__(self, session: "Session", number: int, name: str, digest: "str | None") -> None:
         self.session, self.number = session, number
         self.buffer, self.complete = bytearray(), False
-        self.child = Child(lambda fd: unpack(session.root, name, digest, fd), sends=False)
+        self.child = Child(lambda fd: unpack(session.root, session.generation, name, digest, fd), sends=False)
 
     def fds(self) -> dict:
         found = {self.child.word: select.POLLIN}
@@ -1185,6 +1226,7 @@ class Session:
         self.ports: dict = {}
         self.beat = self.stuck = time.monotonic()
         self.options: dict = {}
+        self.generation = 0
         self.scope: "Scope | None" = None
         self.sampled, self.cpu = 0.0, cpu_times()
         self.smi: "Child | None" = None
@@ -1351,6 +1393,9 @@ class Session:
                 self.answer(number)
         else:
             try:
+                if op not in LOOKING:
+                    with Change(self.root, self.generation):
+                        pass  # what takes longer asks again when it takes effect
                 getattr(self, "do_" + op)(number, header, body)
             except Refused as error:
                 self.answer(number, str(error))
@@ -1362,6 +1407,12 @@ class Session:
         self.options = header["options"]
         os.makedirs(self.root, mode=0o700, exist_ok=True)
         self.root = os.path.realpath(self.root)
+        self.generation = header["generation"]
+        try:
+            with Change(self.root, self.generation) as change:
+                change.begin()
+        except Refused:
+            pass  # it may still look
         self.touch()
         self.answer(number, protocol=PROTOCOL, python=sys.version.split()[0], root=self.root, boot_id=boot_id(),
                     cpus=os.cpu_count() or 0, memory=memory()[1], user=os.getuid(), pid=os.getpid(), now=time.time())
@@ -1378,8 +1429,9 @@ class Session:
 
     def do_write(self, number: int, header: dict, body: bytes) -> None:
         path = inside(self.root, header["name"], "name")
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        write_file(path, body, header["mode"])
+        with Change(self.root, self.generation):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            write_file(path, body, header["mode"])
         self.answer(number)
 
     def do_ports(self, number: int, header: dict, body: bytes) -> None:
@@ -1406,7 +1458,7 @@ class Session:
         spec.update(max_log=self.options["max_log"], power_off_after=self.options["power_off_after"])
         if self.scope:
             self.scope.enter()
-        self.answer(number, started=start(self.root, spec))
+        self.answer(number, started=start(self.root, self.generation, spec))
 
     def do_processes(self, number: int, header: dict, body: bytes) -> None:
         states = [task.state() for task in all_tasks(self.root)]
@@ -1418,7 +1470,7 @@ class Session:
         follow.tick()
 
     def do_stop(self, number: int, header: dict, body: bytes) -> None:
-        self.stops[number] = Stop(self.root, header["attempt"], header["grace"], header["tasks"])
+        self.stops[number] = Stop(self.root, self.generation, header["attempt"], header["grace"], header["tasks"])
 
     def do_fetch(self, number: int, header: dict, body: bytes) -> None:
         path = inside(self.root, header["name"], "name")

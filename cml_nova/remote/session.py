@@ -72,14 +72,15 @@ class Session:
         self._failure: exception.RemoteError | None = None
         self._over = threading.Event()
 
-    def open(self, root: str, options: dict[str, Any], timeout: float) -> protocol.Hello:
+    def open(self, root: str, generation: int, options: dict[str, Any], timeout: float) -> protocol.Hello:
         """Send the runner over and wait for its greeting.
 
+        :param generation: in which the job is held; see ``machine.Options``.
         :raises RemoteError: it did not come up in ``timeout`` seconds; says what came instead.
         """
         threading.Thread(target=self._read, name=f"ssh-{self._label}", daemon=True).start()
         self._send(PROGRAM)
-        return protocol.parse_hello(self.request("hello", timeout=timeout, root=root, options=options))
+        return protocol.parse_hello(self.request("hello", timeout=timeout, root=root, generation=generation, options=options))
 
     @property
     def failure(self) -> exception.RemoteError | None:

@@ -36,7 +36,9 @@ class Crew:
         self._work = work
         secrets = work.secrets()
         self._private_key: str = secrets["ssh"]
-        self._options = Options(dead_after=work.conf.remote.unreachable_after, max_log_bytes=work.conf.remote.max_log_bytes)
+        remote = work.conf.remote
+        self._options = Options(dead_after=remote.unreachable_after, max_log_bytes=remote.max_log_bytes,
+                                power_off_after=remote.power_off_after, generation=work.job.generation)
         self._machines: dict[int, tuple[str, Machine]] = {}
         self._coming: dict[int, tuple[str, Future[Machine]]] = {}
         self._lock = threading.Lock()

@@ -130,7 +130,7 @@ def pipe() -> Pipe:
 @pytest.fixture
 def session(pipe: Pipe) -> Session:
     session = Session(pipe, "10.0.0.1", 30)
-    session.open("r", {}, 5)
+    session.open("r", 0, {}, 5)
     return session
 
 
