@@ -48,7 +48,8 @@ class Dispatcher:
         """Lease a job to a worker and tell it; False if the job is not to be had or no worker is free."""
         with self._db.write() as session:
             before = session.execute(
-                select(Job.phase, Job.generation, Job.worker_id, leases.EXPIRED.label("expired")).where(Job.id == job_id)).one_or_none()
+                select(Job.phase, Job.generation, Job.worker_id, Job.not_before, leases.EXPIRED.label("expired"))
+                .where(Job.id == job_id)).one_or_none()
             if before is not None and before.worker_id is not None and (not before.expired or self._held_back()):
                 return False
             # A worker is dead to new jobs as soon as its heartbeats are late; its old ones stay its own for the whole lease.
@@ -60,6 +61,8 @@ class Dispatcher:
                 return False
             if before.phase == Phase.QUEUED:
                 events.add(session, job_id, "phase", "Left the queue.", {"phase": str(Phase.PROVISIONING), "worker": worker_id})
+            elif before.not_before is not None:
+                events.add(session, job_id, "restart", "The pause is over.", {"worker": worker_id})
             elif before.generation > 0:
                 events.add(session, job_id, "lease", "Another worker took the job over.", {"worker": worker_id, "generation": generation})
         if before.worker_id is not None:

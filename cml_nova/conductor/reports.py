@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from typing import Any
 
 from oslo_config import cfg
@@ -10,6 +9,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from cml_nova import exception
+from cml_nova.backoff import growing_pause
 from cml_nova.db import events, leases, metrics, nodes
 from cml_nova.db.clock import now
 from cml_nova.db.models import Job, Node, Task
@@ -44,7 +44,7 @@ def view(session: Session, job_id: str, generation: int) -> dict[str, Any]:
         "age": row.age,
         "phase_age": row.phase_age,
         "nodes": [{"rank": n.rank, "role": n.role, "index": n.role_index, "flavor_id": n.flavor_id, "server_id": n.server_id,
-                   "address": n.address, "status": n.status} for n in found],
+                   "address": n.address, "status": n.status, "unreachable_since": n.unreachable_since} for n in found],
         "tasks": [{"name": t.name, "state": t.state, "exit_code": t.exit_code, "signal": t.signal} for t in tasks],
     }
 
@@ -102,11 +102,9 @@ def _columns(job: Job, report: dict[str, Any], conf: cfg.ConfigOpts.GroupAttr) -
     if "pause" in report:
         pause = report["pause"]
         if pause is None:
-            pause = _growing_pause(job.capacity_tries, conf.queue_retry_min, conf.queue_retry_max)
+            pause = growing_pause(job.capacity_tries, conf.queue_retry_min, conf.queue_retry_max)
         values.update(worker_id=None, lease_expires_at=None, not_before=now() + pause)
+        if "phase_started_at" in values:
+            # The pause is not part of the time that the phase may take.
+            values["phase_started_at"] = now() + pause
     return values
-
-
-def _growing_pause(tries: int, least: float, most: float) -> float:
-    """Seconds until the next try; jobs that were refused together do not come back together."""
-    return min(most, least * 2 ** min(tries, 16)) * random.uniform(0.5, 1.0)  # noqa: S311 -- no secret

@@ -25,6 +25,10 @@ OPTS = [
                     "when it does not answer; Nova says so only where its policy os_compute_api:servers:show:host_status (or "
                     ":unknown-only) includes the service's account."),
     cfg.IntOpt("max_infra_restarts", default=10, min=0, help="How often a job is started anew because nodes were lost."),
+    cfg.FloatOpt("restart_pause_min", default=10, min=0,
+                 help="Shortest pause, in seconds, before a job's processes are started anew for the second time. The first restart after "
+                      "an error of the program, and the first after a loss of a machine, come at once."),
+    cfg.FloatOpt("restart_pause_max", default=600, min=0, help="Longest such pause, in seconds; it doubles with each restart of its kind."),
     cfg.PortOpt("metrics_port", help="Port on which Prometheus finds the metrics of this conductor, under /metrics. None without it."),
     cfg.HostAddressOpt("metrics_host", default="127.0.0.1", help="Address on which they are served; nobody is asked who they are there."),
     cfg.FloatOpt("orphan_interval", default=300, min=1, help="Seconds between looks for cloud resources that no job owns."),

@@ -78,7 +78,7 @@ class Job(Base):
     worker_id: Mapped[str | None] = mapped_column(String(128))
     generation: Mapped[int] = mapped_column(Integer, default=0)
     lease_expires_at: Mapped[float | None] = mapped_column(Double)
-    #: a queued job is not tried again before this time
+    #: a job that waits for room, or for its next start, is not taken on before this time
     not_before: Mapped[float | None] = mapped_column(Double)
 
     created_at: Mapped[float] = mapped_column(Double)

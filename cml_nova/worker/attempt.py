@@ -35,11 +35,16 @@ class Attempt:
         self._tasks = work.job.layout.tasks
         self._lock = threading.Lock()
         self._states = {row["name"]: TaskState(row["state"], row["exit_code"], row["signal"]) for row in work.job.tasks}
+        #: those that failed, in the order in which it became known
+        self._failed = [name for name, state in self._states.items() if state.failed]
         self._changed_tasks: dict[str, dict[str, Any]] = {}
         self._changed_nodes: dict[int, dict[str, Any]] = {}
         self._events: list[tuple[str, str, dict[str, Any]]] = []
         self._refused: dict[int, str] = {}
         self._unreachable: dict[int, float] = {}  # rank -> since when, by the monotonic clock
+        #: since when nodes do not answer, as far as that is reported; a worker before us may have done so
+        self._since: dict[int, float] = {n["rank"]: n["unreachable_since"] for n in work.job.nodes if n["unreachable_since"]}
+        self._paths_changed = False
         self._leaving = threading.Event()
         for task in self._tasks:
             # What a worker before us saved, but did not report, is to be found even if the node is lost.
@@ -61,6 +66,11 @@ class Attempt:
         """Tell whether every process was started."""
         states = self.states()
         return all(states.get(task.name, TaskState()).state != "PENDING" for task in self._tasks)
+
+    def failed(self) -> list[str]:
+        """Name the tasks that failed, in the order in which it became known."""
+        with self._lock:
+            return list(self._failed)
 
     def refused(self) -> dict[int, str]:
         """Nodes in whose place something with another host key has been answering for too long, and its word."""
@@ -98,6 +108,7 @@ class Attempt:
         """Have no more to do with nodes that are lost."""
         for rank in ranks:
             self._unreachable.setdefault(rank, time.monotonic())
+            self._since.pop(rank, None)
             self._crew.drop(rank)
 
     def leave(self) -> None:
@@ -110,6 +121,9 @@ class Attempt:
             tasks, self._changed_tasks = self._changed_tasks, {}
             nodes, self._changed_nodes = self._changed_nodes, {}
             events, self._events = self._events, []
+            if self._paths_changed:
+                self._paths_changed = False
+                report.setdefault("status_reason", self._paths())
         metrics = self.saver.take_metrics()
         progress = [m["value"] for m in metrics if m["name"] == "progress"]
         if progress:
@@ -177,7 +191,9 @@ class Attempt:
         if state.attempt != self._work.job.attempt or state.task not in self._specs:
             return
         with self._lock:
-            self._states[state.task] = TaskState(state.state, state.exit_code, state.signal)
+            self._states[state.task] = now = TaskState(state.state, state.exit_code, state.signal, state.oom)
+            if now.failed and state.task not in self._failed:
+                self._failed.append(state.task)
             self._changed_tasks[state.task] = {
                 "attempt": state.attempt, "name": state.task, "state": state.state, "exit_code": state.exit_code,
                 "signal": state.signal, "started_at": state.started_at, "ended_at": state.ended_at,
@@ -190,6 +206,14 @@ class Attempt:
             self._events.append(("host-key", f"Node {rank}: {message}", {"rank": rank}))
         self._work.lease.wake.set()
 
+    def _paths(self) -> str | None:
+        """Say which nodes do not answer, for the job's ``status_reason``; None if all do."""
+        slots = self._work.job.layout.nodes
+        return " ".join(
+            f"Node {rank} ({slots[rank].role}:{slots[rank].index}) has been UNREACHABLE since "
+            f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(since))}; its processes go on."
+            for rank, since in sorted(self._since.items())) or None
+
     def _missed(self, rank: int, message: str) -> None:
         """A node does not answer; its processes are taken to go on."""
         if rank in self._unreachable or self._leaving.is_set():
@@ -197,13 +221,17 @@ class Attempt:
         LOG.warning("Job %s: node %d does not answer: %s", self._work.job.id, rank, message)
         with self._lock:
             self._unreachable[rank] = time.monotonic()
-            self._changed_nodes[rank] = {"rank": rank, "unreachable_since": time.time()}
+            since = self._since.setdefault(rank, time.time())
+            self._changed_nodes[rank] = {"rank": rank, "unreachable_since": since}
+            self._paths_changed = True
             self._events.append(("node", f"Node {rank} does not answer; its processes go on: {message}", {"rank": rank}))
 
     def _reached(self, rank: int) -> None:
-        if rank not in self._unreachable:
+        if rank not in self._since:
             return
         with self._lock:
             self._unreachable.pop(rank, None)
+            del self._since[rank]
             self._changed_nodes[rank] = {"rank": rank, "unreachable_since": None}
+            self._paths_changed = True
             self._events.append(("node", f"Node {rank} answers again.", {"rank": rank}))

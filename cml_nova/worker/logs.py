@@ -17,6 +17,7 @@ _MARK = b"CML_METRIC "
 _LONGEST_LINE = 64 * 1024
 _LONGEST_NAME = 128
 _LOOK_BACK = 1024 * 1024
+_LONGEST_TAIL = 16 * 1024
 
 
 def parse_metric(line: bytes) -> dict[str, Any] | None:
@@ -89,7 +90,7 @@ class LogSaver:
         """Give the last lines that are saved of a log."""
         key = log_key(self._job_id, attempt, task)
         size = self._storage.size(key) or 0
-        start = max(0, size - 4096)
+        start = max(0, size - _LONGEST_TAIL)
         return self._storage.read(key, start, size - start).decode(errors="replace").splitlines()[-count:]
 
     def take_metrics(self) -> list[dict[str, Any]]:

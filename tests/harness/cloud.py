@@ -21,7 +21,8 @@ from tests.harness.waiting import until
 #: intervals short enough for tests; everything else is as operators get it
 QUICK: Options = {
     "cloud": {"poll_fast": 0.1, "poll_slow": 0.5, "settle_time": 3},
-    "conductor": {"lease_time": 6, "sweep_interval": 0.5, "queue_retry_min": 0.5, "queue_retry_max": 2, "orphan_interval": 3600},
+    "conductor": {"lease_time": 6, "sweep_interval": 0.5, "queue_retry_min": 0.5, "queue_retry_max": 2, "orphan_interval": 3600,
+                  "restart_pause_min": 0.5, "restart_pause_max": 2},
     "worker": {"heartbeat_interval": 1, "drain_timeout": 5, "rpc_timeout": 5},
     "remote": {"connect_timeout": 5, "unreachable_after": 6, "stop_grace": 2},
 }

@@ -161,7 +161,7 @@ TASK = record({
 }, title="Task")
 NODE = record({
     "rank": _NUMBER, "role": _STRING, "index": _NUMBER, "status": _STRING, "address": nullable(_STRING), "server_id": nullable(_STRING),
-    "fault": nullable(_STRING), "tasks": array(TASK),
+    "fault": nullable(_STRING), "unreachable_since": nullable(TIME), "tasks": array(TASK),
 }, title="Node")
 NODES = record({"nodes": array(NODE)})
 

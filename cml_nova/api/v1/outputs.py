@@ -115,9 +115,11 @@ def nodes(job_id: str) -> Any:
 
 
 def _node(node: Node, tasks: list[Task]) -> dict[str, Any]:
+    # A server that is gone, or not there yet, has no path that could be lost.
+    since = node.unreachable_since if node.status == "ACTIVE" else None
     return {
-        "rank": node.rank, "role": node.role, "index": node.role_index, "status": node.status, "address": node.address,
-        "server_id": node.server_id, "fault": node.fault,
+        "rank": node.rank, "role": node.role, "index": node.role_index, "status": node.status if since is None else "UNREACHABLE",
+        "address": node.address, "server_id": node.server_id, "fault": node.fault, "unreachable_since": maybe_iso(since),
         "tasks": [{
             "name": task.name, "attempt": task.attempt, "state": task.state, "exit_code": task.exit_code, "signal": task.signal,
             "started_at": maybe_iso(task.started_at), "ended_at": maybe_iso(task.ended_at),

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from oslo_log import log as logging
 
 from cml_nova.compute.fleet import Server
-from cml_nova.frameworks import TaskState, Verdict
 from cml_nova.states import Cause, Outcome, Phase, Target
 from cml_nova.worker.attempt import Attempt
 from cml_nova.worker.crew import Crew
+from cml_nova.worker.diagnosis import LINES, Diagnosis, diagnose, exit_codes
+from cml_nova.worker.restarts import Counter, next_attempt
 from cml_nova.worker.work import Work
 
 LOG = logging.getLogger(__name__)
@@ -25,6 +27,8 @@ _TICK = 0.5
 #: what Nova calls servers whose processes are gone
 _DEAD = ("ERROR", "SHUTOFF", "DELETED", "SOFT_DELETED")
 _LAST_LINES = 5
+#: seconds in which the loss of a node, or the failure of a process, shows that another one failed of
+_SETTLE = 5.0
 
 
 def run(work: Work, crew: Crew) -> None:
@@ -48,7 +52,7 @@ def _observe(work: Work, attempt: Attempt) -> None:
         if verdict.outcome == Outcome.SUCCEEDED:
             return _succeed(work, attempt)
         if verdict.outcome == Outcome.FAILED:
-            return _fail(work, attempt, verdict)
+            return _fail(work, attempt)
         work.lease.wake.wait(_TICK)
         # The cloud's API being away says nothing about the training: only an answer that lacks a server does.
         lost = attempt.refused() or _lost(work, work.tools.watch.latest(work.job.id, newer_than=began), attempt.silent())
@@ -87,7 +91,7 @@ def _why_lost(work: Work, server: Server | None, silent: float | None) -> str | 
 def _end_early(work: Work, attempt: Attempt) -> None:
     """The user wants the job gone, or its time is up."""
     if work.job.target == Target.DELETE:
-        return work.report(phase=Phase.TEARDOWN)
+        return work.report(phase=Phase.TEARDOWN, status_reason=None)
     attempt.stop(work.conf.remote.stop_grace)
     attempt.report(phase=Phase.COLLECTING, events=[("phase", "The processes were stopped.", {"phase": str(Phase.COLLECTING)})])
 
@@ -102,32 +106,61 @@ def _succeed(work: Work, attempt: Attempt) -> None:
     )
 
 
-def _fail(work: Work, attempt: Attempt, verdict: Verdict) -> None:
-    """A process failed: the others are stopped; the attempt is repeated if the user wants that."""
-    culprit = verdict.culprit or ""
-    state = attempt.states()[culprit]
-    if state.state == "LOST":
-        return _start_anew(work, attempt, Phase.BOOTSTRAPPING, Cause.INFRA_LOST,
-                           f"Task {culprit} vanished: its node was restarted, or lost the process that watches over it.")
+def _fail(work: Work, attempt: Attempt) -> None:
+    """A process failed: the others are stopped; the attempt is repeated as far as the user, or the limit for losses, allows it."""
+    lost = _await_cause(work, attempt)
+    if lost:
+        return _lose(work, attempt, lost)
     attempt.stop(work.conf.remote.stop_grace)
-    how = _how_it_ended(state)
+    culprit, diagnosis = _culprit(work, attempt)
+    state = attempt.states()[culprit]
+    if diagnosis.broken_node:
+        node = next(task.node for task in work.job.layout.tasks if task.name == culprit)
+        return _lose(work, attempt, {node: f"task {culprit} {diagnosis.what}"})
+    reason = f"Task {culprit} {diagnosis.what}. {diagnosis.hint}".rstrip()
     tail = "\n".join(attempt.saver.last_lines(work.job.attempt, culprit, _LAST_LINES))
-    reason = f"Task {culprit} {how}. Last lines of its log:\n{tail}" if tail else f"Task {culprit} {how}; it has logged nothing."
-    event = ("task", reason, {"task": culprit, "exit_code": state.exit_code, "signal": state.signal, "attempt": work.job.attempt})
-    spec = work.job.spec
-    if state.exit_code in spec.get("recover_on_exit_codes", ()) and work.job.infra_restarts < work.conf.conductor.max_infra_restarts:
-        attempt.report(phase=Phase.BOOTSTRAPPING, infra_restarts=work.job.infra_restarts + 1, events=[event])
-    elif work.job.error_restarts < spec.get("max_restarts", 0):
-        attempt.report(phase=Phase.BOOTSTRAPPING, error_restarts=work.job.error_restarts + 1, events=[event])
-    else:
-        attempt.report(phase=Phase.COLLECTING, outcome=Outcome.FAILED, cause=Cause.USER_ERROR, status_reason=reason,
-                       exit_code=state.exit_code, failed_task=culprit, events=[event])
+    reason += f"\nLast lines of its log:\n{tail}" if tail else " It has logged nothing."
+    recovers = exit_codes(state) & set(work.job.spec.get("recover_on_exit_codes", ()))
+    kind: Counter = "infra_restarts" if recovers or diagnosis.cause == Cause.INFRA_LOST else "error_restarts"
+    _restart_or_end(work, attempt, kind, Phase.BOOTSTRAPPING, diagnosis.cause, reason, kind="task",
+                    task=culprit, exit_code=state.exit_code, signal=state.signal)
 
 
-def _how_it_ended(state: TaskState) -> str:
-    if state.signal is not None:
-        return f"was killed by signal {state.signal}"
-    return f"exited with code {state.exit_code}"
+def _await_cause(work: Work, attempt: Attempt) -> dict[int, str]:
+    """Where a process failed because it missed another one, give what became of that one a while to show; give nodes that are lost."""
+    began = time.monotonic()
+    with work.tools.watch.watch(work.job.id, expect_change=True):
+        while _culprit(work, attempt)[1].peer_lost and time.monotonic() - began < _SETTLE and not work.stopping():
+            lost = _lost(work, work.tools.watch.latest(work.job.id, newer_than=began), attempt.silent())
+            if lost or work.ended_early():
+                return lost
+            work.lease.wake.wait(_TICK)
+    return {}
+
+
+def _culprit(work: Work, attempt: Attempt) -> tuple[str, Diagnosis]:
+    """Of the tasks that failed, pick the first one that did not only miss another one."""
+    states = attempt.states()
+    found = [(name, diagnose(states[name], attempt.saver.last_lines(work.job.attempt, name, LINES))) for name in attempt.failed()]
+    name, diagnosis = next(((name, d) for name, d in found if not d.peer_lost), found[0])
+    gone = next((task for task, state in states.items() if state.state == "EXITED" and not state.failed), None)
+    if diagnosis.peer_lost and gone:
+        diagnosis = replace(diagnosis, cause=Cause.USER_ERROR, hint=f"Task {gone} had ended before it, with success.")
+    return name, diagnosis
+
+
+def _restart_or_end(work: Work, attempt: Attempt, counter: Counter, phase: Phase, cause: Cause, reason: str, *, kind: str,
+                    nodes: Sequence[dict[str, Any]] = (), **detail: Any) -> None:
+    """Report that another attempt starts, or, where there were too many, that the job has failed.
+
+    :param kind: of the event that tells of it; ``detail`` goes with it.
+    """
+    event = (kind, reason, {"cause": str(cause), "attempt": work.job.attempt, **detail})
+    again = next_attempt(work, counter, phase, reason)
+    if again:
+        return attempt.report(**{**again, "events": [event, *again["events"]]}, cause=cause, nodes=list(nodes))
+    attempt.report(phase=Phase.COLLECTING, outcome=Outcome.FAILED, cause=cause, status_reason=reason, events=[event], nodes=list(nodes),
+                   exit_code=detail.get("exit_code"), failed_task=detail.get("task"))
 
 
 def _lose(work: Work, attempt: Attempt, lost: dict[int, str]) -> None:
@@ -135,7 +168,7 @@ def _lose(work: Work, attempt: Attempt, lost: dict[int, str]) -> None:
     slots = work.job.layout.nodes
     reason = "; ".join(f"node {rank} ({slots[rank].role}:{slots[rank].index}): {why}" for rank, why in sorted(lost.items()))
     attempt.forget(lost)
-    empty = {"server_id": None, "server_name": None, "address": None, "status": "LOST"}
+    empty = {"server_id": None, "server_name": None, "address": None, "status": "LOST", "unreachable_since": None}
     changes: list[dict[str, Any]] = [{"rank": rank, "fault": why, **empty} for rank, why in lost.items()]
     doomed = [work.job.nodes[rank]["server_id"] for rank in lost]
     _start_anew(work, attempt, Phase.PROVISIONING, Cause.INFRA_LOST, f"Lost {reason}.", nodes=changes, doomed=doomed)
@@ -145,12 +178,7 @@ def _start_anew(work: Work, attempt: Attempt, phase: Phase, cause: Cause, reason
                 nodes: Sequence[dict[str, Any]] = (), doomed: Sequence[str] = ()) -> None:
     """Stop what runs and start another attempt, unless there were too many."""
     attempt.stop(work.conf.remote.stop_grace)
-    events = [("node" if nodes else "task", reason, {"cause": str(cause), "attempt": work.job.attempt})]
-    if work.job.infra_restarts >= work.conf.conductor.max_infra_restarts:
-        return attempt.report(phase=Phase.COLLECTING, outcome=Outcome.FAILED, cause=cause, status_reason=reason, events=events,
-                              nodes=list(nodes))
-    if doomed:
+    if doomed and work.job.infra_restarts < work.conf.conductor.max_infra_restarts:
         # A lost server may be alive and only shut off or taken for another: it must not stay beside its replacement.
         work.tools.fleet.delete(doomed)
-    attempt.report(phase=phase, infra_restarts=work.job.infra_restarts + 1, cause=cause, status_reason=reason, events=events,
-                   nodes=list(nodes))
+    _restart_or_end(work, attempt, "infra_restarts", phase, cause, reason, kind="node" if nodes else "task", nodes=nodes)
