@@ -49,7 +49,11 @@ class Server:
 
 @dataclass(frozen=True)
 class Resource:
-    """Something in the cloud that this deployment created. ``kind`` is "server", "group" or "floating"."""
+    """Something in the cloud that this deployment created. ``kind`` is "server", "group", "port" or "floating".
+
+    ``job_id`` is empty where somebody has taken the job's tag from a server. ``created_at`` is in seconds since 1970 UTC by the cloud's
+    clock, None where it doesn't say.
+    """
 
     kind: str
     id: str
@@ -76,7 +80,9 @@ class Fleet:
     # Servers
 
     def servers(self, job_id: str) -> list[Server]:
-        """List the job's servers: one request (per page)."""
+        """List the job's servers: one request (per page). :raises ValueError: the id is empty, which would be all of them."""
+        if not job_id:
+            raise ValueError("a job's id is needed")
         return self._list_servers(f"list the servers of job {job_id}", job_id)
 
     def all_servers(self) -> list[Server]:
@@ -205,11 +211,21 @@ class Fleet:
     # All of it
 
     def inventory(self) -> list[Resource]:
-        """List everything that this deployment has in the cloud: three requests (per page)."""
+        """List everything that this deployment has in the cloud: four requests (per page)."""
         servers = [Resource("server", server.id, server.job_id, server.created_at) for server in self.all_servers()]
         groups = [Resource("group", id_, job_id, _seconds(created)) for id_, job_id, created in self._groups.all()]
         floating = [Resource("floating", id_, job_id, _seconds(created)) for id_, job_id, created in self.floating.all()]
-        return servers + groups + floating
+        return servers + groups + self._all_ports({group.id: group.job_id for group in groups}) + floating
+
+    def _all_ports(self, job_of: Mapping[str, str]) -> list[Resource]:
+        """List the ports that hold one of the deployment's security groups, by which alone their jobs can be told."""
+        if not job_of:
+            return []
+        what = "list the ports of the deployment"
+        params = {"project_id": rest.project_id(self._connection, what), "fields": ["id", "security_groups", "created_at"]}
+        bodies = rest.pages(self._connection, "network", "/ports", "ports", what, params)
+        return [Resource("port", str(body["id"]), job_of[group_id], _seconds(body.get("created_at")))
+                for body in bodies for group_id in body.get("security_groups") or () if group_id in job_of]
 
     def _delete_each(self, ids: Iterable[str], delete: Callable[[str], None]) -> None:
         running = {self._deleters.submit(delete, id_): id_ for id_ in ids}

@@ -6,17 +6,15 @@ from collections.abc import Callable, Sequence
 
 from oslo_config import cfg
 from oslo_log import log as logging
-from sqlalchemy import select
 
 from cml_nova import context as cml_context
 from cml_nova import exception, rpc
 from cml_nova.conductor.dispatch import Dispatcher
 from cml_nova.conductor.health import Health, Part
+from cml_nova.conductor.orphans import Orphans
 from cml_nova.conductor.rpcapi import ConductorClient
 from cml_nova.db import events, leases
 from cml_nova.db.engine import Database, retried
-from cml_nova.db.models import Job
-from cml_nova.states import Phase
 from cml_nova.worker.rpcapi import WorkerClient
 
 LOG = logging.getLogger(__name__)
@@ -36,6 +34,7 @@ class Periodics:
         self._workers = workers
         self._conductors = conductors
         self._health = health
+        self._orphans = Orphans(conf, db, workers)
         self._forgotten_after = 10 * self._conf.lease_time
 
     def jobs(self) -> list[tuple[float, Callable[[], None]]]:
@@ -91,18 +90,5 @@ class Periodics:
             leases.forget_silent(session, worker_id, self._forgotten_after)
 
     def find_orphans(self) -> None:
-        """Have resources deleted that carry this deployment's tag and belong to no job, or to a done one.
-
-        Each one is a bug to look into.
-        """
-        context = cml_context.service_context()
-        with self._db.read() as session:
-            worker_id = leases.idlest_worker(session, alive_within=self._conf.lease_time / 2)
-        if worker_id is None:
-            return
-        old = {r["job_id"] for r in self._workers.inventory(context, worker_id) if r["age"] > self._conf.orphan_grace}
-        with self._db.read() as session:
-            alive = set(session.scalars(select(Job.id).where(Job.id.in_(old), Job.phase != Phase.DONE)))
-        for job_id in sorted(old - alive):
-            LOG.error("Orphans in the cloud: job %s is gone or done, but something of it is left; it will be deleted", job_id)
-            self._workers.reap(context, worker_id, job_id)
+        """Compare the cloud with the database; see ``orphans``."""
+        self._orphans.look()

@@ -32,5 +32,8 @@ OPTS = [
     cfg.PortOpt("metrics_port", help="Port on which Prometheus finds the metrics of this conductor, under /metrics. None without it."),
     cfg.HostAddressOpt("metrics_host", default="127.0.0.1", help="Address on which they are served; nobody is asked who they are there."),
     cfg.FloatOpt("orphan_interval", default=300, min=1, help="Seconds between looks for cloud resources that no job owns."),
-    cfg.FloatOpt("orphan_grace", default=300, min=0, help="Age in seconds that such a resource must have before it is deleted."),
+    cfg.FloatOpt("orphan_grace", default=300, min=0,
+                 help="Age in seconds that such a resource must have before anything is done about it: as the cloud says, or since it was "
+                      "first seen without a job, whichever is longer."),
+    cfg.StrOpt("orphan_action", default="delete", choices=["log", "delete"], help="What is done about it beside telling of it."),
 ]

@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, and_, case, delete, func, literal, or_, se
 from sqlalchemy.orm import Session
 
 from cml_nova import exception
+from cml_nova.db import events
 from cml_nova.db.clock import now
 from cml_nova.db.models import Job, Worker
 from cml_nova.states import Cause, Outcome, Phase, Target
@@ -111,6 +112,39 @@ def renew(session: Session, worker_id: str, held: Mapping[str, int], lease_time:
 def release_all(session: Session, worker_id: str) -> None:
     """Take every job from a worker that says goodbye."""
     _change(session, update(Job).where(Job.worker_id == worker_id).values(worker_id=None, lease_expires_at=None, updated_at=now()))
+
+
+def reset(session: Session, job_id: str, command: str) -> str:
+    """Take a job that has not ended from whoever holds it, for it to be cleaned up by the next one; give its outcome.
+
+    :param command: what the operator typed; it is told to the job's user.
+    :raises NotFound: there is no such job.
+    :raises Conflict: the job has ended.
+    """
+    unknown = Job.outcome.is_(None)
+    reason = f"An operator ended the job by hand: {command}."
+    taken = _change(session, update(Job).where(Job.id == job_id, Job.phase != Phase.DONE).ordered_values(
+        # MariaDB assigns from left to right: what asks for the outcome and the phase stands before what sets them.
+        (Job.cause, case((unknown, Cause.PLATFORM), else_=Job.cause)),
+        (Job.status_reason, case((unknown, reason), else_=Job.status_reason)),
+        (Job.outcome, func.coalesce(Job.outcome, Outcome.FAILED)),
+        (Job.phase_started_at, case((Job.phase == Phase.TEARDOWN, Job.phase_started_at), else_=now())),
+        (Job.phase, Phase.TEARDOWN),
+        (Job.target, Target.DELETE),
+        (Job.generation, Job.generation + 1),
+        (Job.worker_id, None),
+        (Job.lease_expires_at, None),
+        (Job.not_before, None),
+        (Job.updated_at, now()),
+    ))
+    row = session.execute(select(Job.phase, Job.outcome).where(Job.id == job_id)).one_or_none()
+    if row is None:
+        raise exception.NotFound(f"There is no job {job_id}.")
+    if not taken:
+        raise exception.Conflict(f"The job {job_id} has ended with {row.outcome}; there is nothing to reset. If the cloud still has something "
+                                 "of it, cml-nova-manage orphans list shows that.")
+    events.add(session, job_id, "reset", reason, {"phase": str(Phase.TEARDOWN)})
+    return str(row.outcome)
 
 
 def register(session: Session, worker_id: str, host: str, capacity: int, draining: bool) -> None:

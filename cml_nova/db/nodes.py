@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from cml_nova.db.clock import now
@@ -29,7 +29,9 @@ def workers(session: Session) -> Sequence[Worker]:
 
 
 def change_node(session: Session, job_id: str, rank: int, values: Mapping[str, Any]) -> None:
-    """Change columns of a node."""
+    """Change columns of a node. Since when it has not been reached is noted once, by the database's clock: a worker's may be wrong."""
+    if values.get("unreachable_since") is not None:
+        values = {**values, "unreachable_since": func.coalesce(Node.unreachable_since, now())}
     session.execute(update(Node).where(Node.job_id == job_id, Node.rank == rank).values(updated_at=now(), **values),
                     execution_options={"synchronize_session": False})
 

@@ -1,4 +1,4 @@
-"""What is in the cloud under this deployment's tag, and the deletion of what belongs to no job."""
+"""What is in the cloud under this deployment's tag, and the deletion of what belongs to no job, at a conductor's word."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from oslo_log import log as logging
 
-from cml_nova import exception
+from cml_nova.compute import remains
 from cml_nova.compute.fleet import Fleet
 
 LOG = logging.getLogger(__name__)
@@ -20,12 +20,6 @@ def inventory(fleet: Fleet) -> list[dict[str, Any]]:
 
 
 def reap(fleet: Fleet, job_id: str) -> None:
-    """Delete the servers, ports, floating addresses and groups of a job. What fails now is found again at the next look."""
-    try:
-        fleet.delete([server.id for server in fleet.servers(job_id)])
-        if not fleet.servers(job_id):
-            fleet.delete_ports(fleet.leftover_ports(job_id))
-            fleet.floating.delete(job_id)
-            fleet.delete_groups(job_id)
-    except exception.CloudError as error:
-        LOG.warning("Orphans of job %s are not gone yet: %s", job_id, error.message)
+    """Delete what a job has in the cloud. What fails now is found again at the next look."""
+    if not remains.clear(fleet, job_id):
+        LOG.warning("Orphans of job %s are not gone yet", job_id)

@@ -117,9 +117,24 @@ class Job:
         return self.framework.layout({role: part["count"] for role, part in self.spec["roles"].items()})
 
     @property
+    def seconds(self) -> float:
+        """Seconds since the job was created, by the database's clock: the one that all workers have in common."""
+        return self.age + time.monotonic() - self.seen_at
+
+    @property
     def phase_seconds(self) -> float:
         """Seconds since the job entered its phase."""
         return self.phase_age + time.monotonic() - self.seen_at
+
+    @property
+    def unsettled(self) -> float:
+        """Seconds for which servers may still appear that an unanswered create has made; ``runtime`` has the job's age by then."""
+        return max(0.0, self.runtime.get("settled_at", 0) - self.seconds)
+
+    def enter(self, phase: str) -> None:
+        """Note that the job has entered a phase just now."""
+        self.age, self.phase_age, self.seen_at = self.seconds, 0.0, time.monotonic()
+        self.phase = phase
 
 
 class Work:
@@ -170,8 +185,7 @@ class Work:
             self.job.nodes[change["rank"]].update(change)
         if "phase" in report and report["phase"] != self.job.phase:
             LOG.info("Job %s goes from %s to %s", self.job.id, self.job.phase, report["phase"])
-            self.job.phase = report["phase"]
-            self.job.phase_age, self.job.seen_at = 0.0, time.monotonic()
+            self.job.enter(report["phase"])
         self.given_back = self.given_back or "pause" in report
 
     def ended_early(self) -> bool:

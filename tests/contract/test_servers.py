@@ -35,9 +35,9 @@ def test_servers_show_by_tag_and_under_no_other(pair: Job, fleet: Fleet, connect
         assert list(rest.pages(connection, "compute", "/servers/detail", "servers", "list", {"tags": tags})) == []
 
 
-def test_the_inventory_has_servers_and_groups(pair: Job, fleet: Fleet) -> None:
+def test_the_inventory_has_servers_their_ports_and_groups(pair: Job, fleet: Fleet) -> None:
     mine = [resource for resource in fleet.inventory() if resource.job_id == pair.id]
-    assert sorted(resource.kind for resource in mine) == ["group", "server", "server"]
+    assert sorted(resource.kind for resource in mine) == ["group", "port", "port", "server", "server"]
     assert all(resource.created_at is not None for resource in mine)
 
 

@@ -101,7 +101,7 @@ def _look(work: Work) -> list[Server]:
     """See what the job has now, and wait for what an unanswered create may still bring."""
     while True:
         servers = work.tools.watch.snapshot(work.job.id, newer_than=time.monotonic())
-        unsettled = work.job.runtime.get("unsettled_until", 0) - time.time()
+        unsettled = work.job.unsettled
         if unsettled <= 0 or len([s for s in servers if s.status in COMING]) >= len(work.job.nodes) or work.ended_early():
             return servers
         work.lease.wake.wait(min(unsettled, _TICK))
@@ -146,7 +146,7 @@ def _create(work: Work, pool: int, flavor_id: str, count: int, group_id: str) ->
 
 def _note_unsettled(work: Work, seconds: float) -> None:
     """Write down for how long servers may still appear that no list shows yet; 0 when the cloud has given a clear answer."""
-    work.report(runtime={**work.job.runtime, "unsettled_until": time.time() + seconds if seconds else 0})
+    work.report(runtime={**work.job.runtime, "settled_at": work.job.seconds + seconds if seconds else 0})
 
 
 def _server_name(name: str, job_id: str, pool: int) -> str:

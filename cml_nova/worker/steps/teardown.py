@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 from oslo_log import log as logging
 
-from cml_nova import exception
+from cml_nova.compute import remains
 from cml_nova.states import Cause, Outcome, Phase
 from cml_nova.worker.crew import Crew
 from cml_nova.worker.work import Work
@@ -43,51 +42,13 @@ def run(work: Work, crew: Crew) -> None:
 
 
 def clean(work: Work) -> bool:
-    """Delete what there is; tell whether nothing was left at the end. A failure in one part never skips the others."""
-    gone = [_attempt(work, part) for part in (_servers, _ports, _floating, _groups)]
-    return all(gone) and work.job.runtime.get("unsettled_until", 0) < time.time()
-
-
-def _attempt(work: Work, part: Callable[[Work], bool]) -> bool:
-    try:
-        return part(work)
-    except exception.CloudError as error:
-        LOG.warning("Job %s: clean-up goes on after: %s", work.job.id, error.message)
-        return False
-
-
-def _servers(work: Work) -> bool:
-    fleet, watch, job_id = work.tools.fleet, work.tools.watch, work.job.id
-    known = {node["server_id"] for node in work.job.nodes if node["server_id"]}
-    listed = fleet.servers(job_id)
-    unlisted = fleet.remaining(known - {s.id for s in listed})
-    fleet.delete(sorted({s.id for s in listed if not s.deleting} | unlisted))
-    watch.wait(job_id, lambda now: not now, timeout=_PAUSE_MAX, wake=work.lease.wake)
-    # No list by tag tells of servers in a part of the cloud that doesn't answer; the one without a filter does.
-    return not fleet.servers(job_id) and not fleet.remaining(known)
-
-
-def _ports(work: Work) -> bool:
-    """Ports that Nova left behind; those it made carry no tag, so they are found by the job's security group."""
-    fleet = work.tools.fleet
-    left = fleet.leftover_ports(work.job.id)
-    if left:
-        fleet.delete_ports(left)
-    return not left
-
-
-def _floating(work: Work) -> bool:
-    """Floating addresses stay when their ports go."""
-    floating = work.tools.fleet.floating
-    if not (floating.wanted or work.job.runtime.get("floating")):
-        return True
-    floating.delete(work.job.id)
-    return not floating.ids(work.job.id)
-
-
-def _groups(work: Work) -> bool:
-    work.tools.fleet.delete_groups(work.job.id)
-    return not work.tools.fleet.groups(work.job.id)
+    """Delete what there is; tell whether nothing was left at the end, and nothing can come into being any more."""
+    job, fleet, watch = work.job, work.tools.fleet, work.tools.watch
+    gone = remains.clear(
+        fleet, job.id, known={node["server_id"] for node in job.nodes if node["server_id"]},
+        floating=fleet.floating.wanted or bool(job.runtime.get("floating")),
+        wait=lambda: watch.wait(job.id, lambda now: not now, timeout=_PAUSE_MAX, wake=work.lease.wake))
+    return gone and not job.unsettled
 
 
 def _alarm(work: Work) -> None:

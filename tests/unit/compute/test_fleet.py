@@ -146,6 +146,9 @@ class Neutron:
                 assert call["params"]["project_id"] == PROJECT
                 name = call["params"].get("name")
                 return 200, {"security_groups": [group for group in self.groups if name in (None, group["name"])]}
+            case "GET", ["ports"]:
+                assert call["params"]["project_id"] == PROJECT
+                return 200, {"ports": [{"id": "p1", "security_groups": ["mine"]}, {"id": "p2", "security_groups": ["default"]}]}
             case "GET", ["floatingips"]:
                 return 200, {"floatingips": []}
             case "POST", ["security-groups"]:
@@ -231,7 +234,8 @@ def test_groups_of_others_are_not_ours(fleet: Fleet, neutron: Neutron, cloud: Fa
     assert fleet.groups(JOB) == []
     cloud.compute.answers = [(200, {"servers": [server("a")]})]
     neutron.add("mine")
-    assert [(found.kind, found.id, found.job_id) for found in fleet.inventory()] == [("server", "a", JOB), ("group", "mine", JOB)]
+    assert [(found.kind, found.id, found.job_id) for found in fleet.inventory()] == [
+        ("server", "a", JOB), ("group", "mine", JOB), ("port", "p1", JOB)]
 
 
 def test_a_group_in_use_is_an_error_and_leftover_ports_are_found(fleet: Fleet, neutron: Neutron, cloud: FakeConnection) -> None:

@@ -223,16 +223,6 @@ def test_when_a_job_is_done_the_next_one_that_waits_for_room_tries(
     assert bus.sent == [("run", "w1", waiting, 1)]
 
 
-def test_only_old_things_without_a_living_job_are_orphans(
-        periodics: Periodics, bus: Bus, make_job: Make, make_worker: Callable[..., None]) -> None:
-    make_worker("w1")
-    alive, done = make_job(phase="RUNNING", worker_id="w1", lease_expires_at=10**12), make_job(phase="DONE", outcome="FAILED")
-    bus.found = [{"kind": "server", "id": str(n), "job_id": job_id, "age": age} for n, (job_id, age) in enumerate(
-        [(alive, 9999.0), (done, 9999.0), ("unknown", 9999.0), ("unknown", 9999.0), ("young", 1.0)])]
-    periodics.find_orphans()
-    assert sorted(bus.sent) == sorted([("reap", "w1", done), ("reap", "w1", "unknown")])
-
-
 def test_a_worker_whose_heartbeats_are_late_gets_nothing_new(
         db: Database, dispatcher: Dispatcher, bus: Bus, make_job: Make, make_worker: Callable[..., None]) -> None:
     make_worker("w1", seen_at=1.0)

@@ -6,15 +6,19 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.fernet import Fernet
 from oslo_config import cfg
 from oslo_upgradecheck.upgradecheck import Code
+from sqlalchemy import select
 
-from cml_nova import policy
-from cml_nova.cmd import manage, status
-from cml_nova.db import migration
+from cml_nova import exception, policy
+from cml_nova.cmd import manage, manage_orphans, status
+from cml_nova.compute import remains
+from cml_nova.compute.fleet import Resource
+from cml_nova.db import events, leases, migration
 from cml_nova.db.engine import Database
 from cml_nova.db.models import Job
 from cml_nova.secrets import Vault, create_key_file
@@ -144,3 +148,116 @@ def test_a_database_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> Non
     [line] = done.stderr.splitlines()
     assert "[database] connection" in line
     assert "unable to open" in line
+
+
+class Cloud:
+    """Stands where a Fleet stands."""
+
+    def __init__(self, *found: Resource) -> None:
+        self.found = list(found)
+        self.cleared: list[str] = []
+
+    def inventory(self) -> list[Resource]:
+        return self.found
+
+    def clear(self, fleet: object, job_id: str) -> bool:
+        self.cleared.append(job_id)
+        return True
+
+
+def make_job(conf: cfg.ConfigOpts, job_id: str, **columns: Any) -> Database:
+    db = Database(conf)
+    migration.sync(db)
+    with db.write() as session:
+        session.add(Job(**{"id": job_id, "project_id": "p", "user_id": "u", "name": "job", "phase": "RUNNING", "target": "RUN", "spec": {},
+                           "keys": {}, "sealed": "", "created_at": 1.0, "updated_at": 1.0, "phase_started_at": 1.0, **columns}))
+    return db
+
+
+@pytest.fixture
+def cloud(monkeypatch: pytest.MonkeyPatch) -> Cloud:
+    cloud = Cloud()
+    monkeypatch.setattr(manage_orphans, "_fleet", lambda conf: cloud)
+    monkeypatch.setattr(remains, "clear", cloud.clear)
+    return cloud
+
+
+def test_orphans_are_listed_for_people_and_for_programs(conf: cfg.ConfigOpts, cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
+    make_job(conf, "alive")
+    make_job(conf, "done", phase="DONE", outcome="SUCCEEDED")
+    cloud.found = [Resource("server", "s1", "alive", 1.0)]
+    assert manage.COMMANDS["orphans list"](conf, format="json") == 0
+    assert json.loads(capsys.readouterr().out) == []
+    cloud.found += [Resource("port", "p1", "done", None), Resource("group", "g1", "never-was", 5.0), Resource("server", "s2", "", 5.0)]
+    assert manage.COMMANDS["orphans list"](conf, format="json") == 1
+    assert [(r["kind"], r["id"], r["job_id"]) for r in json.loads(capsys.readouterr().out)] == [
+        ("server", "s2", None), ("port", "p1", "done"), ("group", "g1", "never-was")]
+    assert manage.COMMANDS["orphans list"](conf, format="table") == 1
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def test_orphans_are_reaped_but_for_those_that_name_no_job(
+        conf: cfg.ConfigOpts, cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
+    make_job(conf, "alive")
+    cloud.found = [Resource(kind, kind, job, None) for job in ("alive", "gone") for kind in ("server", "group")]
+    assert manage.COMMANDS["orphans reap"](conf, job=None) == 0
+    assert cloud.cleared == ["gone"]
+    cloud.found.append(Resource("server", "stray", "", None))
+    assert manage.COMMANDS["orphans reap"](conf, job=None) == 1
+    assert "stray" in capsys.readouterr().err
+
+
+def test_what_a_living_job_has_is_not_reaped(conf: cfg.ConfigOpts, cloud: Cloud) -> None:
+    make_job(conf, "alive")
+    with pytest.raises(exception.Conflict, match="job reset alive"):
+        manage.COMMANDS["orphans reap"](conf, job="alive")
+    assert cloud.cleared == []
+    assert manage.COMMANDS["orphans reap"](conf, job="gone") == 0
+    assert cloud.cleared == ["gone"]
+
+
+def test_a_job_that_is_reset_is_cleaned_up_by_whoever_comes_next(conf: cfg.ConfigOpts, capsys: pytest.CaptureFixture[str]) -> None:
+    db = make_job(conf, "j", worker_id="w1", generation=7, lease_expires_at=10**12, cause="INFRA_LOST", status_reason="Lost node 1.")
+    assert manage.COMMANDS["job reset"](conf, job="j") == 0
+    with db.write() as session:
+        with pytest.raises(exception.LeaseLost):
+            leases.write(session, "j", 7, {})
+        assert leases.claimable(session, 10) == ["j"]
+        job = session.scalars(select(Job)).one()
+        assert (job.phase, job.target, job.outcome, job.cause, job.generation) == ("TEARDOWN", "DELETE", "FAILED", "PLATFORM", 8)
+        assert "cml-nova-manage job reset j" in str(job.status_reason)
+        assert [event.kind for event in events.page(session, "j", 10)] == ["reset"]
+    assert "FAILED" in capsys.readouterr().out
+
+
+def test_a_reset_does_not_change_a_known_outcome(conf: cfg.ConfigOpts) -> None:
+    db = make_job(conf, "j", phase="TEARDOWN", outcome="SUCCEEDED", worker_id="w1", generation=1, lease_expires_at=10**12)
+    manage.COMMANDS["job reset"](conf, job="j")
+    with db.read() as session:
+        job = session.scalars(select(Job)).one()
+        assert (job.phase, job.outcome, job.cause, job.status_reason, job.phase_started_at) == ("TEARDOWN", "SUCCEEDED", None, None, 1.0)
+
+
+def test_only_a_job_that_has_not_ended_can_be_reset(conf: cfg.ConfigOpts) -> None:
+    make_job(conf, "j", phase="DONE", outcome="SUCCEEDED")
+    with pytest.raises(exception.Conflict, match="has ended with SUCCEEDED"):
+        manage.COMMANDS["job reset"](conf, job="j")
+    with pytest.raises(exception.NotFound):
+        manage.COMMANDS["job reset"](conf, job="nobody")
+
+
+def test_commands_are_read_from_the_command_line(tmp_path: Path) -> None:
+    path = tmp_path / "cml_nova.conf"
+    path.write_text(f"[database]\nconnection = sqlite:///{tmp_path}/db.sqlite\n")
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-m", "cml_nova.cmd.manage", "--config-file", str(path), *words],
+                              capture_output=True, text=True, check=False)
+
+    assert run("db", "sync").returncode == 0
+    done = run("job", "reset", "nobody")
+    assert (done.returncode, done.stderr) == (1, "cml-nova-manage: There is no job nobody.\n")
+    for wrong, said in ((("job", "reset"), "ID"), (("orphans", "eat"), "reap"), ((), "orphans")):
+        done = run(*wrong)
+        assert done.returncode == 2
+        assert said in done.stderr

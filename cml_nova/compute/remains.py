@@ -1,0 +1,63 @@
+"""What a job has in the cloud, and the one way to be rid of it: for its own teardown, for orphans, and for operators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from functools import partial
+
+from oslo_log import log as logging
+
+from cml_nova import exception
+from cml_nova.compute.fleet import Fleet
+
+LOG = logging.getLogger(__name__)
+
+
+def clear(fleet: Fleet, job_id: str, *, known: Collection[str] = (), floating: bool = True,
+          wait: Callable[[], object] = lambda: None) -> bool:
+    """Delete what there is of a job; tell whether nothing was left at the end. A failure in one part never skips the others.
+
+    :param known: ids of servers that the job is known to have had. No list by tag tells of those in a part of the cloud that does not
+        answer; the one without a filter does, and it is asked for these.
+    :param floating: whether the job may have floating addresses.
+    :param wait: is called when the deletion of servers was asked for, to wait for it as long as it seems fit.
+    """
+    parts = [partial(_servers, fleet, job_id, set(known), wait), partial(_ports, fleet, job_id),
+             *([partial(_floating, fleet, job_id)] if floating else []), partial(_groups, fleet, job_id)]
+    return all([_attempt(job_id, part) for part in parts])
+
+
+def _attempt(job_id: str, part: Callable[[], bool]) -> bool:
+    try:
+        return part()
+    except exception.CloudError as error:
+        LOG.warning("Job %s: clean-up goes on after: %s", job_id, error.message)
+        return False
+
+
+def _servers(fleet: Fleet, job_id: str, known: set[str], wait: Callable[[], object]) -> bool:
+    listed = fleet.servers(job_id)
+    unlisted = fleet.remaining(known - {s.id for s in listed})
+    fleet.delete(sorted({s.id for s in listed if not s.deleting} | unlisted))
+    if listed or unlisted:
+        wait()
+    return not fleet.servers(job_id) and not fleet.remaining(known)
+
+
+def _ports(fleet: Fleet, job_id: str) -> bool:
+    """Ports that Nova left behind; those it made carry no tag, so they are found by the job's security group."""
+    left = fleet.leftover_ports(job_id)
+    if left:
+        fleet.delete_ports(left)
+    return not left
+
+
+def _floating(fleet: Fleet, job_id: str) -> bool:
+    """Floating addresses stay when their ports go."""
+    fleet.floating.delete(job_id)
+    return not fleet.floating.ids(job_id)
+
+
+def _groups(fleet: Fleet, job_id: str) -> bool:
+    fleet.delete_groups(job_id)
+    return not fleet.groups(job_id)
