@@ -141,8 +141,8 @@ def reset(session: Session, job_id: str, command: str) -> str:
     if row is None:
         raise exception.NotFound(f"There is no job {job_id}.")
     if not taken:
-        raise exception.Conflict(f"The job {job_id} has ended with {row.outcome}; there is nothing to reset. If the cloud still has something "
-                                 "of it, cml-nova-manage orphans list shows that.")
+        raise exception.Conflict(f"The job {job_id} has ended with {row.outcome}; there is nothing to reset. If the cloud still has "
+                                 "something of it, cml-nova-manage orphans list shows that.")
     events.add(session, job_id, "reset", reason, {"phase": str(Phase.TEARDOWN)})
     return str(row.outcome)
 
