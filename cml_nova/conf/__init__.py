@@ -16,7 +16,8 @@ def register_opts(conf: cfg.ConfigOpts) -> None:
     """Register every option of the service; calling it twice is harmless."""
     for group, options in opts.own_opts():
         conf.register_opts(options, group=group)
-    db_options.set_defaults(conf)
+    # As many as threads use it at a time: a connection beyond these is made anew for each transaction.
+    db_options.set_defaults(conf, max_pool_size=24)
 
 
 def setup(conf: cfg.ConfigOpts, argv: list[str], prog: str) -> None:
