@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TypeVar
 
 from oslo_log import log as logging
@@ -13,6 +13,7 @@ from oslo_log import log as logging
 from cml_nova import exception
 from cml_nova.remote import Access, Machine, Options
 from cml_nova.storage.base import package_key
+from cml_nova.worker.threads import Threads
 from cml_nova.worker.work import Work
 
 LOG = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ class Crew:
         self._lock = threading.Lock()
         self._closed = threading.Event()
         size = min(work.conf.remote.parallel, max(2, len(work.job.nodes)))
-        self._pool = ThreadPoolExecutor(size, thread_name_prefix=f"crew-{work.job.id[:8]}")
+        self._threads = Threads(size, f"crew-{work.job.id[:8]}")
 
     def expect(self, rank: int, address: str) -> Future[Machine]:
         """Start to connect to a node whose address is known now, and bring it the code; no node waits for a slower one.
@@ -54,7 +55,7 @@ class Crew:
         with self._lock:
             known = self._coming.get(rank)
             if known is None or known[0] != address or _is_over(known[1]):
-                known = self._coming[rank] = (address, self._pool.submit(self._welcome, rank, address))
+                known = self._coming[rank] = (address, self._threads.submit(self._welcome, rank, address))
             return known[1]
 
     def _welcome(self, rank: int, address: str) -> Machine:
@@ -107,7 +108,7 @@ class Crew:
             except exception.RemoteError as error:
                 return error
 
-        futures = {rank: self._pool.submit(guarded, rank) for rank in ranks}
+        futures = {rank: self._threads.submit(guarded, rank) for rank in ranks}
         return {rank: future.result() for rank, future in futures.items()}
 
     def drop(self, rank: int) -> None:
@@ -125,7 +126,7 @@ class Crew:
             machines, self._machines = list(self._machines.values()), {}
         for _, machine in machines:
             machine.close()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()
 
     def _is_current(self, rank: int, machine: Machine) -> bool:
         with self._lock:
