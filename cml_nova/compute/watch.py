@@ -35,9 +35,13 @@ class _Poll:
 
 @dataclass
 class _Watched:
-    """A job that is watched: by how many, since when, and how many of them expect a change since when (by the clock)."""
+    """A job that is watched: by how many, since when, how many of them expect a change since when (by the clock), and what to set when
+    a look shows its servers otherwise than ``seen``.
+    """
 
     since: float
+    wakes: list[threading.Event] = field(default_factory=list)
+    seen: list[Server] | None = None
     watchers: int = 0
     expecting: int = 0
     expecting_since: float = 0.0
@@ -83,14 +87,19 @@ class ServerWatch:
             self._thread.join()
 
     @contextmanager
-    def watch(self, job_id: str, *, expect_change: bool = False) -> Iterator[None]:
+    def watch(self, job_id: str, *, expect_change: bool = False, wake: threading.Event | None = None) -> Iterator[None]:
         """Keep looking while the context is open, at a faster pace where a change is expected.
 
         Contexts of a job may be nested; the expectation counts from the outermost one that has it.
+
+        :param wake: is set by the first good look, and by each one that shows the job's servers otherwise than the one before.
         """
         with self._changed:
             job = self._jobs.setdefault(job_id, _Watched(self._clock()))
             job.watchers += 1
+            if wake:
+                job.wakes.append(wake)
+                job.seen = None
             if expect_change:
                 job.expecting += 1
                 if job.expecting == 1:
@@ -103,6 +112,8 @@ class ServerWatch:
         finally:
             with self._changed:
                 job.watchers -= 1
+                if wake:
+                    job.wakes.remove(wake)
                 job.expecting -= expect_change
                 if not job.watchers:
                     del self._jobs[job_id]
@@ -209,9 +220,20 @@ class ServerWatch:
             self._failures = self._failures + 1 if poll.error else 0
             if not poll.error:
                 self._good = poll
+                self._wake()
             if self._wanted_since is not None and started > self._wanted_since:
                 self._wanted_since = None
             self._changed.notify_all()
+
+    def _wake(self) -> None:
+        """Wake those whose servers have changed; called with the lock held."""
+        for job_id, job in self._jobs.items():
+            if job.wakes and self._good.started > job.since:
+                servers = self._good.by_job.get(job_id, [])
+                if servers != job.seen:
+                    job.seen = servers
+                    for wake in job.wakes:
+                        wake.set()
 
     def _run(self) -> None:
         while True:

@@ -12,9 +12,10 @@ from cml_nova.remote.protocol import Hello, ProcessState
 from cml_nova.remote.userdata import cloud_config
 
 if TYPE_CHECKING:
-    from cml_nova.remote.machine import Access, Machine, Options, ProcessSpec, connect_all
+    from cml_nova.remote.machine import Access, Leave, Machine, Options, ProcessSpec, connect_all
 
-__all__ = ["Access", "Hello", "Machine", "Options", "ProcessSpec", "ProcessState", "cloud_config", "connect_all", "generate_keypair"]
+__all__ = ["Access", "Hello", "Leave", "Machine", "Options", "ProcessSpec", "ProcessState", "cloud_config", "connect_all",
+           "generate_keypair"]
 
 
 def __getattr__(name: str) -> Any:

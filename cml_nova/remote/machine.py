@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -85,6 +86,56 @@ class ProcessSpec:
     env: Mapping[str, str]
     cwd: str = ""
     ports: Sequence[int] | None = None
+
+
+class Leave(threading.Event):
+    """An event for those who wait for something else as well: it wakes them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._wakers: list[Callable[[], None]] = []
+        self._guard = threading.Lock()
+
+    def set(self) -> None:
+        """Set it, for good."""
+        with self._guard:
+            super().set()
+            wakers, self._wakers = self._wakers, []
+        for waker in wakers:
+            waker()
+
+    @contextmanager
+    def waking(self, waker: Callable[[], None]) -> Iterator[None]:
+        """Have ``waker`` called when the event is set while the context is open; at once if it is set already."""
+        with self._guard:
+            known = self.is_set()
+            if not known:
+                self._wakers.append(waker)
+        if known:
+            waker()
+        try:
+            yield
+        finally:
+            with self._guard:
+                if waker in self._wakers:
+                    self._wakers.remove(waker)
+
+
+class _Socket(socket.socket):
+    """A socket on which a thread sleeps until something comes, or it is closed.
+
+    paramiko asks for a timeout of a tenth of a second so that its reader sees when it is closed: two thousand readers would keep a
+    processor busy with that alone. Here closing wakes the reader.
+    """
+
+    def settimeout(self, value: float | None) -> None:
+        """Have none."""
+
+    def close(self) -> None:
+        """Close it; who reads gets the end, who writes an error."""
+        with suppress(OSError):  # not connected any more
+            self.shutdown(socket.SHUT_RDWR)
+        super().close()
 
 
 class _Carrier:
@@ -219,7 +270,7 @@ class Machine:
             raise exception.RemoteError(f"{self.access.address}: the node gave no list of processes.")
         return [protocol.parse_state(item) for item in result]
 
-    def follow(self, offsets: Mapping[tuple[int, str], int], on_log: OnLog, on_state: OnState, stop: threading.Event,
+    def follow(self, offsets: Mapping[tuple[int, str], int], on_log: OnLog, on_state: OnState, stop: Leave,
                on_sample: OnSample | None = None) -> None:
         """Pass on logs and states as they come, until ``stop`` is set or all processes of the newest attempt have ended.
 
@@ -234,20 +285,21 @@ class Machine:
         exchange = session.begin("follow", credit=protocol.WINDOW, offsets=wanted, window=protocol.WINDOW)
         expected = dict(offsets)
         try:
-            while not stop.is_set():
-                frame = session.take(exchange, 0.2)
-                if frame is None:
-                    continue
-                header, body = frame
-                if "result" in header:
-                    return
-                if "log" in header:
-                    self._deliver(header, body, expected, on_log)
-                elif "state" in header:
-                    on_state(protocol.parse_state(header["state"]))
-                elif "sample" in header and on_sample:
-                    on_sample(protocol.parse_sample(header["sample"]))
-                session.consumed(exchange, body)
+            with stop.waking(exchange.wake):
+                while not stop.is_set():
+                    frame = session.take(exchange, None)
+                    if frame is None:
+                        continue
+                    header, body = frame
+                    if "result" in header:
+                        return
+                    if "log" in header:
+                        self._deliver(header, body, expected, on_log)
+                    elif "state" in header:
+                        on_state(protocol.parse_state(header["state"]))
+                    elif "sample" in header and on_sample:
+                        on_sample(protocol.parse_sample(header["sample"]))
+                    session.consumed(exchange, body)
         finally:
             session.forget(exchange, cancel=True)
 
@@ -283,10 +335,12 @@ class Machine:
     def _transport(self, deadline: float) -> paramiko.Transport:
         access = self.access
         try:
-            sock = socket.create_connection((access.address, access.port), timeout=min(_DIAL, max(0.1, deadline_left(deadline))))
+            dialled = socket.create_connection((access.address, access.port), timeout=min(_DIAL, max(0.1, deadline_left(deadline))))
         except OSError as error:
             refused = isinstance(error, ConnectionRefusedError)
             raise exception.RemoteError(f"{access.address}:{access.port}: no connection: {_say(error)}.", refused=refused) from error
+        dialled.settimeout(None)
+        sock = _Socket(fileno=dialled.detach())
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in ((socket.TCP_KEEPIDLE, 15), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 4)):

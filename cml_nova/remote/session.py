@@ -54,8 +54,13 @@ class Exchange:
 
     def __init__(self, number: int, credit: int) -> None:
         self.number = number
-        self.credit = credit
-        self.frames: queue.SimpleQueue[Frame | exception.RemoteError] = queue.SimpleQueue()
+        self.window = self.credit = credit
+        self.owed = 0  # bytes that were taken, and of which the node has not been told yet
+        self.frames: queue.SimpleQueue[Frame | exception.RemoteError | None] = queue.SimpleQueue()
+
+    def wake(self) -> None:
+        """Let whoever waits for a frame have none."""
+        self.frames.put(None)
 
 
 class Session:
@@ -120,8 +125,8 @@ class Session:
         """Send one more frame of a request."""
         self._send(protocol.encode({"id": exchange.number, "op": op, **fields}, body))
 
-    def take(self, exchange: Exchange, timeout: float) -> Frame | None:
-        """Give the next frame of a request; None if none came in ``timeout`` seconds.
+    def take(self, exchange: Exchange, timeout: float | None) -> Frame | None:
+        """Give the next frame of a request; None if none came in ``timeout`` seconds (None: ever), or the exchange was woken.
 
         :raises NodeCommandFailed: the runner refused or failed.
         :raises RemoteError: the path was lost.
@@ -132,7 +137,7 @@ class Session:
             return None
         if isinstance(frame, exception.RemoteError):
             raise self._renewed()
-        if "error" in frame[0]:
+        if frame and "error" in frame[0]:
             raise exception.NodeCommandFailed(f"{self._label}: {str(frame[0]['error'])[:2000]}")
         return frame
 
@@ -151,11 +156,14 @@ class Session:
         return not exchange.frames.empty()
 
     def consumed(self, exchange: Exchange, body: bytes) -> None:
-        """Open the window again by what a frame took."""
-        cost = runner.FRAME_COST + len(body)
+        """Open the window again by what a frame took, once that is a good part of it: each message costs either side something."""
+        exchange.owed += runner.FRAME_COST + len(body)
+        if exchange.owed < exchange.window // 4:
+            return
+        owed, exchange.owed = exchange.owed, 0
         with self._lock:
-            exchange.credit += cost
-        self.tell(exchange, "credit", bytes=cost)
+            exchange.credit += owed
+        self.tell(exchange, "credit", bytes=owed)
 
     def forget(self, exchange: Exchange, *, cancel: bool = False) -> None:
         """Drop a request; whatever still comes for it is thrown away."""

@@ -11,7 +11,7 @@ from oslo_log import log as logging
 
 from cml_nova import exception
 from cml_nova.frameworks import TaskState
-from cml_nova.remote import Machine, ProcessState
+from cml_nova.remote import Leave, Machine, ProcessState
 from cml_nova.worker.crew import Crew
 from cml_nova.worker.logs import LogSaver
 from cml_nova.worker.processes import process_specs
@@ -22,6 +22,8 @@ LOG = logging.getLogger(__name__)
 #: seconds after a stop in which the rest of the logs must have come
 _LOG_GRACE = 10.0
 _PAUSE_MIN, _PAUSE_MAX = 0.2, 5.0
+#: seconds for which metrics are gathered after others have been reported, at least and at most
+_GATHERING = 0.5
 
 
 class Attempt:
@@ -45,7 +47,8 @@ class Attempt:
         #: since when nodes do not answer, as far as that is reported; a worker before us may have done so
         self._since: dict[int, float] = {n["rank"]: n["unreachable_since"] for n in work.job.nodes if n["unreachable_since"]}
         self._paths_changed = False
-        self._leaving = threading.Event()
+        self._gathers_until = 0.0
+        self._leaving = Leave()
         for task in self._tasks:
             # What a worker before us saved, but did not report, is to be found even if the node is lost.
             self.saver.resume(work.job.attempt, task.name)
@@ -115,6 +118,14 @@ class Attempt:
         """Stop following; the processes go on."""
         self._leaving.set()
 
+    def pause(self, longest: float) -> float:
+        """Give the seconds after which there may be something to report, where nothing wakes the job before."""
+        return _GATHERING if self._gathers() else longest
+
+    def _gathers(self) -> bool:
+        """Tell whether metrics that come now may wait a moment for others."""
+        return time.monotonic() < self._gathers_until
+
     def report(self, **report: Any) -> None:
         """Report what has been gathered since the last time, along with what the caller has to say."""
         with self._lock:
@@ -126,6 +137,8 @@ class Attempt:
                 report.setdefault("status_reason", self._paths())
         metrics = self.saver.take_metrics()
         progress = [m["value"] for m in metrics if m["name"] == "progress"]
+        if metrics:
+            self._gathers_until = time.monotonic() + _GATHERING
         if progress:
             report["progress"] = int(min(100, max(0, progress[-1])))
         nodes.update({change["rank"]: {**nodes.get(change["rank"], {}), **change} for change in report.pop("nodes", ())})
@@ -180,12 +193,17 @@ class Attempt:
         attempt = self._work.job.attempt
         names = self._names(rank)
         machine.follow({(attempt, name): self.saver.resume(attempt, name) for name in names},
-                       on_log=self.saver.add, on_state=self._take_state, stop=self._leaving)
+                       on_log=self._take_log, on_state=self._take_state, stop=self._leaving)
         if not self._all_ended(rank):
             return self._leaving.is_set()
         for name in names:
             self.saver.finish(attempt, name)
         return True
+
+    def _take_log(self, attempt: int, task: str, offset: int, data: bytes) -> None:
+        self.saver.add(attempt, task, offset, data)
+        if self.saver.has_metrics() and not self._gathers():
+            self._work.lease.wake.set()
 
     def _take_state(self, state: ProcessState) -> None:
         if state.attempt != self._work.job.attempt or state.task not in self._specs:

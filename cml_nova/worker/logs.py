@@ -93,6 +93,10 @@ class LogSaver:
         start = max(0, size - _LONGEST_TAIL)
         return self._storage.read(key, start, size - start).decode(errors="replace").splitlines()[-count:]
 
+    def has_metrics(self) -> bool:
+        """Tell whether there are metrics to take."""
+        return bool(self._metrics)
+
     def take_metrics(self) -> list[dict[str, Any]]:
         """Give the metrics gathered since the last call."""
         with self._lock:

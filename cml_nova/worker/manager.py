@@ -60,7 +60,7 @@ class WorkerManager:
         with self._lock:
             lease = self._leases.get(job_id)
         if lease is not None:
-            lease.wake.set()
+            lease.nudge()
             self._tools.watch.poke()
 
     def inventory(self, context: cml_context.RequestContext) -> list[dict[str, Any]]:

@@ -41,7 +41,9 @@ class Tools:
 
 
 class Lease:
-    """A worker's right to a job in one generation, as far as it knows. ``wake`` is set whenever something about it changed.
+    """A worker's right to a job in one generation, as far as it knows.
+
+    ``wake`` is set whenever something about the job changed, be it here or in its row; ``nudged`` whenever something did in the row.
 
     It ends by itself where it is not renewed, even if nobody can tell us: by then the job may be another's.
 
@@ -53,6 +55,7 @@ class Lease:
         self.job_id = job_id
         self.generation = generation
         self.wake = threading.Event()
+        self.nudged = threading.Event()
         self._clock = clock
         self._valid_until = clock() + valid_for
         self._lost = threading.Event()
@@ -60,6 +63,11 @@ class Lease:
     def renew(self, valid_until: float) -> None:
         """Note that the lease was renewed up to a time by the lease's clock."""
         self._valid_until = max(self._valid_until, valid_until)
+
+    def nudge(self) -> None:
+        """Note that the job's row has changed."""
+        self.nudged.set()
+        self.wake.set()
 
     def lose(self) -> None:
         """Note that the job is another's now."""
@@ -191,11 +199,12 @@ class Work:
     def ended_early(self) -> bool:
         """Tell whether the user wants the job gone, or its end is known already (its time is up).
 
-        Reads the job anew if something about it has changed.
+        Reads the job anew if its row has changed.
         """
         self.lease.check()
-        if self.lease.wake.is_set():
-            self.lease.wake.clear()
+        self.lease.wake.clear()
+        if self.lease.nudged.is_set():
+            self.lease.nudged.clear()
             self.refresh()
         return self.job.target == Target.DELETE or self.job.outcome is not None
 

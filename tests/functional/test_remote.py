@@ -23,7 +23,7 @@ from cml_nova.localcloud.hypervisor import Hypervisor
 from cml_nova.localcloud.images import ImageStore
 from cml_nova.remote import cloud_config, runner
 from cml_nova.remote.keys import generate_keypair
-from cml_nova.remote.machine import Access, Machine, Options, ProcessSpec, connect_all, fingerprint
+from cml_nova.remote.machine import Access, Leave, Machine, Options, ProcessSpec, connect_all, fingerprint
 from cml_nova.remote.protocol import ProcessState
 
 PORT = 2200
@@ -91,7 +91,7 @@ class Record:
     def __init__(self) -> None:
         self.logs: dict[tuple[int, str], bytearray] = {}
         self.states: list[ProcessState] = []
-        self.stop = threading.Event()
+        self.stop = Leave()
 
     def on_log(self, attempt: int, task: str, offset: int, data: bytes) -> None:
         log = self.logs.setdefault((attempt, task), bytearray())
@@ -521,7 +521,7 @@ def test_samples_come_while_following(access: Access) -> None:
     machine.connect(10)
     machine.start(spec("sleep 600"))
     samples: list[dict[str, Any]] = []
-    stop = threading.Event()
+    stop = Leave()
 
     def on_sample(sample: dict[str, Any]) -> None:
         samples.append(sample)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from cml_nova.localcloud.hypervisor import Hypervisor
 from cml_nova.localcloud.images import ImageStore
 from cml_nova.remote import cloud_config
 from cml_nova.remote.keys import generate_keypair
-from cml_nova.remote.machine import Access, Machine, Options, ProcessSpec
+from cml_nova.remote.machine import Access, Leave, Machine, Options, ProcessSpec
 from cml_nova.remote.protocol import ProcessState
 
 PORT = 2200
@@ -56,7 +55,7 @@ def follow(machine: Machine, known: int = 0, enough: int | None = None) -> tuple
     """Give the log from an offset on, and the states, to the end or until there is enough of the log (in bytes)."""
     pieces: list[bytes] = []
     states: list[ProcessState] = []
-    stop = threading.Event()
+    stop = Leave()
 
     def on_log(attempt: int, task: str, offset: int, data: bytes) -> None:
         assert offset == known + sum(map(len, pieces))
@@ -124,7 +123,7 @@ def test_uploads_are_taken_and_dropped_and_directories_are_empty(machine: Machin
 def test_samples_come_while_processes_are_followed(machine: Machine) -> None:
     start(machine, FOREVER)
     samples: list[dict[str, object]] = []
-    stop = threading.Event()
+    stop = Leave()
 
     def on_sample(sample: dict[str, object]) -> None:
         samples.append(sample)

@@ -9,7 +9,7 @@ from typing import Any
 from oslo_log import log as logging
 
 from cml_nova import exception
-from cml_nova.remote import Machine, ProcessSpec, ProcessState
+from cml_nova.remote import Leave, Machine, ProcessSpec, ProcessState
 from cml_nova.states import Cause, Outcome, Phase
 from cml_nova.worker.crew import Crew
 from cml_nova.worker.logs import LogSaver
@@ -99,7 +99,7 @@ def _set_up(work: Work, crew: Crew) -> None:
             saver.finish(SETUP_ATTEMPT, task)
         return done[task]
 
-    ended = threading.Event()
+    ended = Leave()
     results: dict[int, Any] = {}
     thread = threading.Thread(target=lambda: results.update(crew.each(on_node, _ranks(work))), name="setup", daemon=True)
     thread.start()

@@ -49,9 +49,9 @@ def run(work: Work, crew: Crew) -> None:
 
 def _unwanted(work: Work) -> bool:
     """A cancelled job's outputs are not waited for."""
-    if work.lease.wake.is_set():
-        work.lease.wake.clear()
-        work.lease.check()
+    work.lease.check()
+    if work.lease.nudged.is_set():
+        work.lease.nudged.clear()
         work.refresh()
     return work.job.target == Target.DELETE
 

@@ -22,8 +22,8 @@ from cml_nova.worker.work import Work
 
 LOG = logging.getLogger(__name__)
 
-#: seconds between looks when nothing wakes us; also the longest delay of metrics
-_TICK = 0.5
+#: seconds between looks when nothing wakes us: what is new on a node, at the servers or in the job's row does
+_TICK = 2.0
 #: what Nova calls servers whose processes are gone
 _DEAD = ("ERROR", "SHUTOFF", "DELETED", "SOFT_DELETED")
 _LAST_LINES = 5
@@ -35,7 +35,7 @@ def run(work: Work, crew: Crew) -> None:
     """Bring the job to COLLECTING, to a new attempt, or to TEARDOWN where it was cancelled."""
     attempt = Attempt(work, crew)
     try:
-        with work.tools.watch.watch(work.job.id, expect_change=False):
+        with work.tools.watch.watch(work.job.id, wake=work.lease.wake):
             _observe(work, attempt)
     finally:
         attempt.leave()
@@ -53,7 +53,7 @@ def _observe(work: Work, attempt: Attempt) -> None:
             return _succeed(work, attempt)
         if verdict.outcome == Outcome.FAILED:
             return _fail(work, attempt)
-        work.lease.wake.wait(_TICK)
+        work.lease.wake.wait(attempt.pause(_TICK))
         # The cloud's API being away says nothing about the training: only an answer that lacks a server does.
         lost = attempt.refused() or _lost(work, work.tools.watch.latest(work.job.id, newer_than=began), attempt.silent())
         if lost:

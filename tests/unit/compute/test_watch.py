@@ -260,3 +260,25 @@ def test_stopping_lets_nobody_hang(watch: ServerWatch, fleet: FakeFleet) -> None
     watch.stop()
     thread.join(10)
     assert len(errors) == 1
+
+
+def test_a_change_of_a_watched_job_wakes_it(fleet: FakeFleet, paced: ServerWatch, clock: FakeClock) -> None:
+    wake = threading.Event()
+
+    def woken_by(servers: list[Server]) -> bool:
+        wake.clear()
+        fleet.servers = servers
+        clock.now += 5
+        paced.look()
+        return wake.is_set()
+
+    with paced.watch("a", wake=wake):
+        assert woken_by([server("1", "a")])  # the first look tells something
+        assert not woken_by([server("1", "a")])
+        assert not woken_by([server("1", "a"), server("2", "b")])
+        assert woken_by([server("1", "a", "SHUTOFF")])
+        fleet.error = exception.CloudError("away")
+        assert not woken_by([])
+        fleet.error = None
+        assert woken_by([])
+    assert not woken_by([server("1", "a")])
