@@ -91,7 +91,7 @@ def _why_lost(work: Work, server: Server | None, silent: float | None) -> str | 
 def _end_early(work: Work, attempt: Attempt) -> None:
     """The user wants the job gone, or its time is up."""
     if work.job.target == Target.DELETE:
-        return work.report(phase=Phase.TEARDOWN, status_reason=None)
+        return attempt.report(phase=Phase.TEARDOWN, status_reason=None)
     attempt.stop(work.conf.remote.stop_grace)
     attempt.report(phase=Phase.COLLECTING, events=[("phase", "The processes were stopped.", {"phase": str(Phase.COLLECTING)})])
 
