@@ -78,7 +78,10 @@ def _suffer(fault: HTTPFault) -> Response | None:
         current_cloud().faults.sleep(fault.delay)
     if not fault.status:
         return None
-    return _RENDER[_service()[0]](errors.ApiError(fault.status, "The fault API made this request fail.", "InjectedFault"))
+    response = _RENDER[_service()[0]](errors.ApiError(fault.status, "The fault API made this request fail.", "InjectedFault"))
+    if fault.retry_after is not None:
+        response.headers["Retry-After"] = str(fault.retry_after)
+    return response
 
 
 def _after(response: Response) -> Response:

@@ -8,6 +8,7 @@ http
     path after the service's prefix, with and without the version (``/servers``, ``/v2.1/servers``). ``when`` is ``before``
     (the request has no effect) or ``after`` (it has, and the answer is lost). ``status`` 0 or absent with a ``delay``: the
     answer only comes late. ``count`` null: until the fault is deleted. ``service`` and ``method`` may be absent: any.
+    ``retry_after`` in whole seconds: the answer says so in the header Retry-After, as one with 429 does.
 boot
     The next ``count`` servers go to ERROR or stay in BUILD: ``{"kind": "boot", "result": "error" | "never", "count": 1}``.
 server
@@ -18,7 +19,8 @@ settings
 tokens
     ``{"kind": "tokens", "expire": "all"}``: no token is valid any more.
 
-``GET /faults`` shows what is armed and the settings; ``DELETE /faults`` disarms it all (settings stay).
+``GET /faults`` shows what is armed and the settings; ``DELETE /faults`` disarms it all (settings stay), ``DELETE /faults/ID`` one of
+kind ``http``: the answer shows it with the ``count`` that is left, and is 404 if none is.
 ``GET /requests`` counts requests by service, method and path, and says when the last of each kind came, in seconds since 1970;
 ``DELETE /requests`` begins again.
 """
@@ -59,6 +61,7 @@ class HTTPFault:
     when: str
     delay: float
     left: int | None
+    retry_after: int | None = None
 
     def matches(self, service: str, method: str, path: str) -> bool:
         """Whether a request is one that this fault is for; ``path`` is that after the service's prefix."""
@@ -68,7 +71,7 @@ class HTTPFault:
     def show(self) -> dict[str, Any]:
         """Give it as it was asked for."""
         return {"id": self.id, "kind": "http", "service": self.service, "method": self.method, "path": self.path.pattern,
-                "status": self.status, "when": self.when, "delay": self.delay, "count": self.left}
+                "status": self.status, "when": self.when, "delay": self.delay, "count": self.left, "retry_after": self.retry_after}
 
 
 class Faults:
@@ -111,18 +114,20 @@ class Faults:
         return {"kind": kind, **(kinds[kind](body) or {})}
 
     def _add_http(self, body: dict[str, Any]) -> dict[str, Any]:
-        _only(body, "service", "method", "path", "status", "when", "count", "delay")
+        _only(body, "service", "method", "path", "status", "when", "count", "delay", "retry_after")
         try:
             path = re.compile(body.get("path", ""))
         except (re.error, TypeError) as error:
             raise errors.bad_request(f"path is not a regular expression: {error}") from None
         count = body.get("count", 1)
+        retry_after = _number(body, "retry_after", 0, _LONGEST_DELAY)
         fault = HTTPFault(
             id=next(self._ids), service=_field(body, "service", None, *SERVICES, None), path=path,
             method=_field(body, "method", None, "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", None),
             status=int(_number(body, "status", 0, 599) or 0), when=_field(body, "when", "before", "before", "after"),
             delay=_number(body, "delay", 0, _LONGEST_DELAY) or 0.0,
-            left=None if count is None else int(_number({"count": count}, "count", 1, 10**9) or 1))
+            left=None if count is None else int(_number({"count": count}, "count", 1, 10**9) or 1),
+            retry_after=None if retry_after is None else int(retry_after))
         if not fault.status and not fault.delay:
             raise errors.bad_request("an http fault needs a status (400 to 599) or a delay")
         with self._lock:
@@ -176,6 +181,18 @@ class Faults:
         with self._lock:
             boot = [{"kind": "boot", "result": result, "count": 1} for result in self._cloud.settings.boot_results]
             return {"faults": [*(fault.show() for fault in self._http), *boot], "settings": self.settings()}
+
+    def remove(self, fault_id: int) -> dict[str, Any]:
+        """Disarm a fault of kind ``http``; give it as it was.
+
+        :raises ApiError: 404 there is none of this id (any more).
+        """
+        with self._lock:
+            for fault in self._http:
+                if fault.id == fault_id:
+                    self._http.remove(fault)
+                    return fault.show()
+        raise errors.not_found(f"no fault {fault_id} is armed")
 
     def clear(self) -> None:
         """Disarm everything."""
@@ -232,6 +249,11 @@ def _get_faults() -> Response:
 def _delete_faults() -> tuple[str, int]:
     cloud().faults.clear()
     return "", 204
+
+
+@blueprint.delete("/faults/<int:fault_id>")
+def _delete_fault(fault_id: int) -> Response:
+    return jsonify(cloud().faults.remove(fault_id))
 
 
 @blueprint.get("/requests")

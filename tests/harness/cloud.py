@@ -134,10 +134,11 @@ class LocalCloud(Cloud):
     def logs(self) -> dict[str, str]:
         return {self.daemon.name: tail(self.daemon.log_path)}
 
-    def fault(self, kind: str, **document: Any) -> None:
-        """Arrange for a fault, or do one at once."""
+    def fault(self, kind: str, **document: Any) -> dict[str, Any]:
+        """Arrange for a fault, or do one at once; give it as the cloud does."""
         response = requests.post(self.url + "/faults", json={"kind": kind, **document}, timeout=30)
         assert response.ok, f"the fault was refused: {response.status_code} {response.text}"
+        return dict(response.json())
 
     def heal(self) -> None:
         response = requests.delete(self.url + "/faults", timeout=30)

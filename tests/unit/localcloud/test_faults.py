@@ -37,6 +37,25 @@ def test_for_ever_until_it_is_deleted(site: Site, demo: Client) -> None:
     assert demo.request("GET", "network/v2.0/security-groups").status_code == 200
 
 
+def test_one_fault_is_disarmed_and_tells_what_was_left_of_it(site: Site, demo: Client) -> None:
+    http = site.app.test_client()
+    ids = [http.post("/faults", json={"kind": "http", "service": "compute", "method": method, "status": 503, "count": 2}).json["id"]
+           for method in ("POST", "DELETE")]
+    demo.boot(status=503)
+    answer = http.delete(f"/faults/{ids[0]}")
+    assert (answer.status_code, answer.json["count"]) == (200, 1)
+    demo.boot()
+    assert [fault["id"] for fault in http.get("/faults").json["faults"]] == [ids[1]]
+    assert http.delete(f"/faults/{ids[0]}").status_code == 404
+
+
+def test_too_many_requests_say_when_to_come_again(site: Site, demo: Client) -> None:
+    site.fault(kind="http", service="compute", status=429, retry_after=7)
+    answer = demo.request("GET", "compute/v2.1/servers")
+    assert (answer.status_code, answer.headers["Retry-After"]) == (429, "7")
+    assert list(answer.json) == ["overLimit"]
+
+
 def test_a_late_answer(site: Site, demo: Client) -> None:
     slept: list[float] = []
     site.cloud.faults.sleep = slept.append
