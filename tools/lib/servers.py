@@ -52,16 +52,21 @@ class Private:
         if self.directory:
             shutil.rmtree(self.directory, ignore_errors=True)
 
+    def halt(self, stop_signal: int = signal.SIGTERM) -> None:
+        """Stop the main process; ``launch`` starts it again with its data."""
+        assert self.launch is not None, "this server can't be started again"
+        process = self.processes.pop()
+        process.send_signal(stop_signal)
+        _end(process)
+
     def restart(self, pause: float = 0.0) -> None:
         """Stop the main process and start it again with its data.
 
         :param pause: seconds for which it is away at least.
         """
-        assert self.launch is not None, "this server can't be started again"
-        process = self.processes.pop()
-        process.terminate()
-        _end(process)
+        self.halt()
         time.sleep(pause)
+        assert self.launch is not None
         self.launch()
 
 
@@ -138,7 +143,8 @@ def start_mariadb(log_dir: Path) -> Private:
     [port] = _free_ports(1)
     password = secrets.token_urlsafe(12)
     server = Private(f"mysql+pymysql://cml:{password}@127.0.0.1:{port}/", directory=directory)
-    (directory / "init.sql").write_text(f"CREATE USER cml@'127.0.0.1' IDENTIFIED BY '{password}';\nGRANT ALL ON *.* TO cml@'127.0.0.1';\n")
+    (directory / "init.sql").write_text(f"CREATE USER IF NOT EXISTS cml@'127.0.0.1' IDENTIFIED BY '{password}';\n"
+                                        "GRANT ALL ON *.* TO cml@'127.0.0.1';\n")
     _give(directory, user)
     log = log_dir / "mariadb.log"
     with _stopped_on_error(server):
@@ -146,11 +152,16 @@ def start_mariadb(log_dir: Path) -> Private:
                         "--auth-root-authentication-method=normal"], log, user)
         if setup.wait():
             raise BootstrapError(f"mariadb-install-db failed; see {log}")
-        server.processes.append(_spawn(
-            [_program("mariadbd"), "--no-defaults", f"--datadir={directory}/data", f"--port={port}", "--bind-address=127.0.0.1",
-             f"--socket={directory}/socket", f"--pid-file={directory}/pid", f"--init-file={directory}/init.sql",
-             "--skip-name-resolve", "--innodb-flush-log-at-trx-commit=2", "--innodb-buffer-pool-size=64M"], log, user))
-        _await(server, log, lambda: _answers(port, b"", b"MariaDB"))
+
+        def launch() -> None:
+            server.processes.append(_spawn(
+                [_program("mariadbd"), "--no-defaults", f"--datadir={directory}/data", f"--port={port}", "--bind-address=127.0.0.1",
+                 f"--socket={directory}/socket", f"--pid-file={directory}/pid", f"--init-file={directory}/init.sql",
+                 "--skip-name-resolve", "--innodb-flush-log-at-trx-commit=2", "--innodb-buffer-pool-size=64M"], log, user))
+            _await(server, log, lambda: _answers(port, b"", b"MariaDB"))
+
+        server.launch = launch
+        launch()
     return server
 
 

@@ -1,0 +1,35 @@
+"""The wire between daemons and a server, which a campaign cuts and mends."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools" / "lib"))
+
+from chaos_wire import Wire
+
+
+def test_a_wire_is_cut_mended_and_its_connections_are_reset() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, Wire(server.getsockname()[1]) as wire:
+        with socket.create_connection(("127.0.0.1", wire.port), 5) as near:
+            far, _ = server.accept()
+            far.settimeout(5)
+            near.sendall(b"one")
+            assert far.recv(10) == b"one"
+            wire.cut()
+            near.sendall(b"two")
+            far.settimeout(0.2)
+            with pytest.raises(TimeoutError):
+                far.recv(10)
+            wire.mend()
+            far.settimeout(5)
+            assert far.recv(10) == b"two"
+            wire.break_connections()
+            near.settimeout(5)
+            with pytest.raises(ConnectionResetError):
+                near.recv(10)
+            far.close()
