@@ -68,6 +68,7 @@ def draft(document: Mapping[str, Any], conf: cfg.ConfigOpts, catalog: Catalog, f
         "max_wait_time": document.get("max_wait_time", conf.conductor.default_max_wait_time),
         "max_restarts": document.get("max_restarts", 0),
         "recover_on_exit_codes": document.get("recover_on_exit_codes", []),
+        "hang_timeout": document.get("hang_timeout"),
         "availability_zone": document.get("availability_zone"),
         "network": None if network is None else _resolve("network", lambda: catalog.get_network(network)),
         "ssh_authorized_keys": document.get("ssh_authorized_keys", []),

@@ -67,12 +67,14 @@ class TaskState:
     """What is known of a task: PENDING, RUNNING, EXITED (by itself), STOPPED (by us) or LOST (its node can't say how it ended).
 
     :ivar oom: whether the kernel killed it, or a part of it, for want of memory; None where that is not known.
+    :ivar log_error: why its node could not keep a part of its log.
     """
 
     state: str = "PENDING"
     exit_code: int | None = None
     signal: int | None = None
     oom: bool | None = None
+    log_error: str | None = None
 
     @property
     def ended(self) -> bool:

@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cml_nova.remote.keys import generate_keypair
-from cml_nova.remote.protocol import Hello, ProcessState
+from cml_nova.remote.protocol import Hello, Idle, ProcessState
 from cml_nova.remote.userdata import cloud_config
 
 if TYPE_CHECKING:
     from cml_nova.remote.machine import Access, Leave, Machine, Options, ProcessSpec, connect_all
 
-__all__ = ["Access", "Hello", "Leave", "Machine", "Options", "ProcessSpec", "ProcessState", "cloud_config", "connect_all",
+__all__ = ["Access", "Hello", "Idle", "Leave", "Machine", "Options", "ProcessSpec", "ProcessState", "cloud_config", "connect_all",
            "generate_keypair"]
 
 

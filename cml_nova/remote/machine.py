@@ -23,7 +23,7 @@ import paramiko
 
 from cml_nova import exception
 from cml_nova.remote import archive, protocol, runner
-from cml_nova.remote.protocol import Hello, ProcessState
+from cml_nova.remote.protocol import Hello, Idle, ProcessState
 from cml_nova.remote.session import COMMAND, Session, deadline_left
 
 #: seconds for the TCP connection alone. The kernel repeats a lost SYN after 1, 3 and 7 s; a machine that comes up meanwhile is
@@ -33,6 +33,7 @@ _DIAL = 2.5
 OnLog = Callable[[int, str, int, bytes], None]
 OnState = Callable[[ProcessState], None]
 OnSample = Callable[[dict[str, Any]], None]
+OnIdle = Callable[[list[Idle]], None]
 
 
 @dataclass(frozen=True)
@@ -271,7 +272,7 @@ class Machine:
         return [protocol.parse_state(item) for item in result]
 
     def follow(self, offsets: Mapping[tuple[int, str], int], on_log: OnLog, on_state: OnState, stop: Leave,
-               on_sample: OnSample | None = None) -> None:
+               on_sample: OnSample | None = None, on_idle: OnIdle | None = None, idle_interval: float = 0) -> None:
         """Pass on logs and states as they come, until ``stop`` is set or all processes of the newest attempt have ended.
 
         Returns at once if nothing was ever started. Covers the newest attempt and the (attempt, task) named in ``offsets``.
@@ -279,10 +280,12 @@ class Machine:
         the node waits.
 
         :param offsets: how many bytes of which log are known already.
+        :param on_idle: is told every ``idle_interval`` seconds for how long each running process has given no sign of life.
         """
         session = self._use()
         wanted = [[attempt, task, offset] for (attempt, task), offset in offsets.items()]
-        exchange = session.begin("follow", credit=protocol.WINDOW, offsets=wanted, window=protocol.WINDOW)
+        exchange = session.begin("follow", credit=protocol.WINDOW, offsets=wanted, window=protocol.WINDOW,
+                                 idle_interval=idle_interval if on_idle else 0)
         expected = dict(offsets)
         try:
             with stop.waking(exchange.wake):
@@ -299,6 +302,8 @@ class Machine:
                         on_state(protocol.parse_state(header["state"]))
                     elif "sample" in header and on_sample:
                         on_sample(protocol.parse_sample(header["sample"]))
+                    elif "idle" in header and on_idle:
+                        on_idle(protocol.parse_idle(header["idle"]))
                     session.consumed(exchange, body)
         finally:
             session.forget(exchange, cancel=True)
@@ -311,12 +316,16 @@ class Machine:
         on_log(key[0], key[1], offset, body)
         expected[key[0], key[1]] = offset + len(body)
 
-    def stop(self, attempt: int, grace: float, tasks: Sequence[str] | None = None) -> None:
+    def stop(self, attempt: int, grace: float, tasks: Sequence[str] | None = None, *, dump: bool = False) -> None:
         """TERM, and KILL ``grace`` seconds later, for all descendants of an attempt's processes; returns when they are gone.
 
         Idempotent. Without ``tasks`` the attempt can't be started any more, not by a delayed message either.
+
+        :param dump: the processes hang: put into their logs what the kernel says of where they are, and send ABRT in place of TERM,
+            at which Python programs print the stacks of all threads.
         """
-        self._use().request("stop", timeout=grace + 30, attempt=attempt, grace=grace, tasks=None if tasks is None else list(tasks))
+        self._use().request("stop", timeout=grace + 30, attempt=attempt, grace=grace, tasks=None if tasks is None else list(tasks),
+                            dump=dump)
 
     def fetch(self, name: str) -> Iterator[bytes]:
         """Give ``<root>/<name>`` as a tar stream; a missing directory is an empty tar."""

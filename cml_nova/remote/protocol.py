@@ -19,6 +19,8 @@ from cml_nova.remote import runner
 WINDOW = 4 << 20
 #: what may come before the runner's first word (a banner printed by a profile file), in bytes
 MAX_NOISE = 64 << 10
+#: of how many processes a node may speak in one frame
+MAX_PROCESSES = 4096
 
 _LENGTHS = struct.Struct(">II")
 
@@ -51,8 +53,9 @@ class ProcessState:
     :ivar started_at: seconds since 1970 by the node's clock; ``ended_at`` alike.
     :ivar oom: whether the kernel killed it, or a part of it, for want of memory; None where that can't be told.
     :ivar log_size: bytes of log so far.
-    :ivar stopped_by: for STOPPED, TERM or KILL.
+    :ivar stopped_by: for STOPPED, TERM, ABRT (it hung) or KILL.
     :ivar log_truncated: the log reached its limit, or the disk was full.
+    :ivar log_error: why a part of the log could not be kept.
     """
 
     attempt: int
@@ -68,10 +71,24 @@ class ProcessState:
     stopped_by: str | None = None
     reason: str | None = None
     log_truncated: bool = False
+    log_error: str | None = None
 
     @property
     def ended(self) -> bool:
         return self.state in runner.ENDED
+
+
+@dataclass(frozen=True)
+class Idle:
+    """A running process that has given no sign of life, neither a line nor its heartbeat, for so many seconds.
+
+    :ivar beats: it has touched its heartbeat file at least once.
+    """
+
+    attempt: int
+    task: str
+    seconds: float
+    beats: bool
 
 
 def _is(*kinds: type) -> Callable[[Any], bool]:
@@ -98,8 +115,8 @@ _HELLO = {"python": _text, "root": _text, "boot_id": _text, "cpus": _count, "mem
 _STATE = {
     "attempt": _count, "task": _text, "state": ("RUNNING", *runner.ENDED).__contains__, "pid": _optional(_count),
     "started_at": _optional(_number), "ended_at": _optional(_number), "exit_code": _optional(_count),
-    "signal": _optional(_count), "oom": _optional(_is(bool)), "log_size": _count, "stopped_by": (None, "TERM", "KILL").__contains__,
-    "reason": _optional(_text), "log_truncated": _is(bool),
+    "signal": _optional(_count), "oom": _optional(_is(bool)), "log_size": _count, "reason": _optional(_text),
+    "stopped_by": (None, "TERM", "ABRT", "KILL").__contains__, "log_truncated": _is(bool), "log_error": _optional(_text),
 }
 _DEFAULTS = {"log_truncated": False, "log_size": 0}
 _GPU = {"index": _count, "utilization": _optional(_number), "memory_used": _optional(_count), "memory_total": _optional(_count)}
@@ -155,6 +172,19 @@ def parse_sample(document: Any) -> dict[str, Any]:
     if not isinstance(gpus, list) or len(gpus) > 64:
         raise exception.RemoteError("The node sent a sample with a bad list of GPUs.")
     return {**sample, "gpus": [_checked(gpu, _GPU, "GPU sample") for gpu in gpus]}
+
+
+def parse_idle(document: Any) -> list[Idle]:
+    """Read for how long which processes have given no sign of life.
+
+    :raises RemoteError: it has not the shape.
+    """
+    shape = (_count, _text, _number, _is(bool))
+    if not isinstance(document, list) or len(document) > MAX_PROCESSES or not all(
+            isinstance(item, list) and len(item) == len(shape) and all(check(value) for check, value in zip(shape, item, strict=True))
+            for item in document):
+        raise exception.RemoteError("The node sent a bad list of idle processes.")
+    return [Idle(*item) for item in document]
 
 
 def parse_ports(document: Any, count: int) -> list[int]:

@@ -9,8 +9,12 @@ after a reboot and not when its pid is in use again.
 A session says in which generation of the job's lease its worker holds it. The highest one seen on the node is kept, and a session of
 a lower one may only look: its worker was taken for dead, and another one has the node now.
 
-Below the root: ``generation``, ``tasks/<attempt>/<task>/{lock,state.json,log,wake,stop}``, the uploaded directories, ``output``,
-``checkpoints``, ``input``, ``hostfile``. Imports are few, and late where they are costly: dozens of nodes may be simulated on one machine.
+The disk may be full at any time, by the process's own doing. What must be written even then is written in place, into files that are
+there from the start, or into room that was put by: the state at the end, the last lines of the log, a stop, the generation.
+
+Below the root: ``generation``, ``tasks/<attempt>/<task>/{lock,state.json,log,wake,stop,heartbeat,reserve.*}``, the uploaded directories,
+``output``, ``checkpoints``, ``input``, ``hostfile``. Imports are few, and late where they are costly: dozens of nodes may be simulated
+on one machine.
 """
 
 # Of signal, socket and json the C parts only: what their Python parts drag in (enum, re, selectors) is more than the whole rest.
@@ -36,6 +40,8 @@ MARKER = "CML_UNIT"
 ENDED = ("EXITED", "STOPPED", "LOST")
 NAME_SIGNS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:-")
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+RESERVE, LOG_RESERVE = 4096, 1 << 16  # bytes put by for a state and for the last lines of a log
+MOST_PROCESSES, MOST_THREADS = 64, 16  # that a look at where processes stand goes into
 #: what a session may ask whose worker has lost the job, because it changes nothing
 LOOKING = ("hello", "processes", "follow", "fetch")
 
@@ -90,10 +96,31 @@ def write_file(path: str, data: bytes, mode: int = 0o600) -> None:
     """Write a file so that a reader sees all of it or none."""
     temporary = "%s.%d.new" % (path, os.getpid())
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(data)
-        os.fchmod(file.fileno(), mode)
-    os.rename(temporary, path)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+            os.fchmod(file.fileno(), mode)
+        os.rename(temporary, path)
+    except OSError:
+        os.unlink(temporary)
+        raise
+
+
+def overwrite(path: str, data: bytes, size: int) -> None:
+    """Write a file of a fixed size in place, padded with spaces: one that is there takes no more room, and the disk may be full."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        write_all(fd, data.ljust(size))
+    finally:
+        os.close(fd)
+
+
+def modified(path: str) -> int:
+    """Tell when a file was last written or touched, in nanoseconds by the node's clock; 0 if it is not there."""
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return 0
 
 
 def write_all(fd: int, data: bytes) -> None:
@@ -120,6 +147,32 @@ def start_ticks(pid: int) -> int:
     """Tell when a process started, in clock ticks after boot: with the pid it names one process; 0 if it is gone."""
     fields = read_text("/proc/%d/stat" % pid).rpartition(")")[2].split()
     return int(fields[19]) if len(fields) > 19 else 0
+
+
+def age(pid: int) -> float:
+    """Tell for how many seconds a process has lived, however the clock was set meanwhile; infinity where that can't be told."""
+    ticks, uptime = start_ticks(pid), read_text("/proc/uptime").split()
+    return float(uptime[0]) - ticks / os.sysconf("SC_CLK_TCK") if ticks and uptime else float("inf")
+
+
+def whereabouts(pids: list) -> str:
+    """Tell what the kernel knows of where processes stand, a line for each thread, with its stack where that may be read."""
+    lines = []
+    for pid in pids[:MOST_PROCESSES]:
+        threads = "/proc/%d/task" % pid
+        try:
+            names = sorted(os.listdir(threads), key=int)
+        except OSError:
+            continue  # it has ended
+        for name in names[:MOST_THREADS]:
+            path = os.path.join(threads, name)
+            comm = " ".join(read_text(path + "/comm").split())
+            state = read_text(path + "/status").partition("\nState:")[2].partition("\n")[0].strip()
+            lines.append("cml: process %d, thread %s (%s): %s, in %s" % (pid, name, comm, state, read_text(path + "/wchan").strip() or "?"))
+            lines += ["cml:   " + line for line in read_text(path + "/stack").splitlines()[:32]]
+        if len(names) > MOST_THREADS:
+            lines.append("cml: process %d has %d more threads" % (pid, len(names) - MOST_THREADS))
+    return "\n".join(lines)
 
 
 def kill(pid: int, number: int) -> None:
@@ -228,7 +281,7 @@ def oom_kills() -> "int | None":
 
 
 def highest_generation(root: str) -> int:
-    text = read_text(os.path.join(root, "generation"))
+    text = read_text(os.path.join(root, "generation")).strip()
     return int(text) if text.isdigit() else 0
 
 
@@ -258,7 +311,7 @@ class Change:
     def begin(self) -> None:
         """Let no session of a lower generation change anything any more."""
         if self.generation > highest_generation(self.root):
-            write_file(os.path.join(self.root, "generation"), b"%d" % self.generation)
+            overwrite(os.path.join(self.root, "generation"), b"%d" % self.generation, 20)
 
 
 # ------------------------------------------------------------------------------------------------------------------- tasks
@@ -374,13 +427,31 @@ class Supervisor:
         self.status: "int | None" = None
         self.look = True
         self.deadline: "float | None" = None
+        self.request = ""
         self.log_full = self.log_eof = False
-        self.log_size = 0
+        self.log_size = self.unkept = 0
+        self.rest = b""  # the end of what could not be kept of the log
         self.woke = 0.0
+        self.reserves = [task.file("reserve.%d" % number) for number in range(2)]
+
+    def put_by(self) -> None:
+        """Take the room that is needed even when the process has filled the disk."""
+        for path in self.reserves:
+            overwrite(path, b"", RESERVE)
+        overwrite(self.task.file("reserve.log"), b"", LOG_RESERVE)
+        overwrite(self.task.file("stop"), b"", RESERVE)
 
     def save(self, **changes: object) -> None:
         self.state.update(changes)
-        write_file(self.task.file("state.json"), to_json(self.state).encode())
+        data = to_json(self.state).encode()
+        try:
+            write_file(self.task.file("state.json"), data)
+        except OSError:
+            if not self.reserves:
+                raise
+            reserve = self.reserves.pop()
+            overwrite(reserve, data, RESERVE)
+            os.rename(reserve, self.task.file("state.json"))
 
     def run(self, report: int = -1) -> None:
         """Start the process and stay until it and its descendants are gone.
@@ -398,12 +469,14 @@ class Supervisor:
             os.mkfifo(self.task.file("wake"), 0o600)
         self.wake = os.open(self.task.file("wake"), os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         ooms = oom_kills()
+        self.put_by()
         self.save()  # before the process exists: it must never be started a second time
         self.spawn()
         if report >= 0:
             os.close(report)
         self.attend()
         self.end_descendants()
+        self.keep_the_rest()
         self.finish(ooms)
 
     def spawn(self) -> None:
@@ -458,22 +531,37 @@ class Supervisor:
             # The shell of a command ends at TERM at once; what it had started has the rest of the grace.
             if self.status is not None and (self.deadline is None or not self.below()):
                 return
-            request = read_text(self.task.file("stop")) if self.look else ""
-            if request:
-                self.begin_stop(float(from_json(request)["grace"]))
+            if self.look:
+                self.obey(read_text(self.task.file("stop")).strip())
             if self.deadline is not None and time.monotonic() >= self.deadline:
                 self.state["stopped_by"] = "KILL"
                 kill_all(self.below)
                 self.deadline = time.monotonic() + 0.05  # and again, until it has ended
 
-    def begin_stop(self, grace: float) -> None:
+    def obey(self, request: str) -> None:
+        """Stop as a session has asked for, if it has, and not asked the same before."""
+        if request and request != self.request:
+            try:
+                wanted = from_json(request)
+            except ValueError:
+                return  # it is being written
+            self.request = request
+            self.begin_stop(**wanted)
+
+    def begin_stop(self, grace: float, dump: bool = False) -> None:
+        """Ask the processes to end.
+
+        :param dump: ask them by a signal that has them say where they are, and put into the log what the kernel says of it.
+        """
         deadline = time.monotonic() + grace
-        os.unlink(self.task.file("stop"))
         if self.deadline is None:
             self.deadline = deadline
-            self.state["stopped_by"] = "TERM"
+            self.state["stopped_by"] = "ABRT" if dump else "TERM"
+            if dump:
+                self.keep(("\ncml: a hang: where the processes are, by the kernel; SIGABRT comes next\n%s\n"
+                           % whereabouts(self.below())).encode("utf-8", "replace"))
             for pid in self.below():
-                kill(pid, signal.SIGTERM)
+                kill(pid, signal.SIGABRT if dump else signal.SIGTERM)
         self.deadline = min(deadline, self.deadline)
 
     def wait(self, timeout: float) -> None:
@@ -517,28 +605,47 @@ class Supervisor:
             self.log_eof = True
 
     def keep(self, data: bytes) -> None:
-        """Append to the log, up to its limit; the process goes on unharmed beyond it."""
-        if self.log_full:
-            return
-        room = self.spec["max_log"] - self.log_size
-        note = b""
-        if len(data) > room:
-            self.log_full = True
-            data, note = data[:room], b"\ncml: the log has reached its limit of %d bytes; the rest is not kept\n" % self.spec["max_log"]
-        try:
-            write_all(self.log, data + note)
-        except OSError as error:
-            self.log_full = True
-            self.state["log_error"] = str(error)
-        self.log_size += len(data)
-        self.state["log_truncated"] = self.log_full
+        """Take in output: the log gets it up to its limit. The process goes on unharmed beyond that, and while the disk is full."""
         now = time.monotonic()
-        if now - self.woke >= TICK / 2:
+        if not self.log_full:
+            self.append(data)
+        elif now - self.woke >= 1:
+            os.utime(self.log)  # that it still prints is a sign of life
+        if now - self.woke >= (1 if self.log_full else TICK / 2):
             self.woke = now
             try:
                 os.write(self.wake, b".")
             except BlockingIOError:
                 pass  # nobody has listened for a long time
+
+    def append(self, data: bytes) -> None:
+        """Write to the log what its limit allows, and before it how much the disk had no room for; or count what it has none for now."""
+        room = self.spec["max_log"] - self.log_size
+        note = lost = b""
+        if len(data) > room:
+            self.log_full = True
+            data, note = data[:room], b"\ncml: the log has reached its limit of %d bytes; the rest is not kept\n" % self.spec["max_log"]
+        if self.unkept:
+            lost = b"\ncml: %d bytes of output are missing here: %s\n" % (self.unkept, str(self.state["log_error"]).encode())
+        whole, done = lost + data + note, 0
+        try:
+            while done < len(whole):
+                done += os.write(self.log, memoryview(whole)[done:])
+            self.unkept, self.rest = 0, b""
+        except OSError as error:
+            self.state["log_error"] = str(error)
+            missing = data[max(0, done - len(lost)):]
+            self.unkept, self.rest = self.unkept + len(missing), (self.rest + missing)[-RESERVE:]
+            os.utime(self.log)
+        self.log_size += len(data)
+        self.state["log_truncated"] = self.log_full or "log_error" in self.state
+
+    def keep_the_rest(self) -> None:
+        """Where the disk is full to the end, give up what was put by for the last lines: they say why the process failed."""
+        os.unlink(self.task.file("reserve.log"))
+        if self.unkept:
+            rest, self.unkept = self.rest, self.unkept - len(self.rest)
+            self.append(rest)
 
     def end_descendants(self) -> None:
         """Kill what the process left behind, and take in the output up to then."""
@@ -561,6 +668,8 @@ class Supervisor:
             now = oom_kills()
             oom = (None if killed else False) if ooms is None or now is None else now > ooms
         self.save(state="STOPPED" if stopped else "EXITED", exit_code=code, signal=number, oom=oom, ended_at=time.time())
+        for path in self.reserves:
+            os.unlink(path)
 
 
 def encode(text: str) -> bytes:
@@ -606,6 +715,8 @@ def environment(root: str, task: Task, given: dict) -> dict:
     environ = {key: value for key, value in os.environ.items() if not key.startswith("SSH_")}
     environ.update({
         "PYTHONUNBUFFERED": "1",
+        "PYTHONFAULTHANDLER": "1",  # Python says where all threads are when it is killed by a fault, or aborted because it hangs
+        "CML_HEARTBEAT_FILE": task.file("heartbeat"),
         "CML_OUTPUT_DIR": os.path.join(root, "output"),
         "CML_CHECKPOINT_DIR": os.path.join(root, "checkpoints"),
         "CML_INPUT_DIR": os.path.join(root, "input"),
@@ -677,15 +788,18 @@ def start_supervisor(root: str, task: Task, spec: dict, environ: dict) -> None:
                     os.dup2(null, fd)
                 close_fds((held, report))
                 supervise(root, task, spec, environ, report)
+        except OSError as error:
+            if not task.saved():
+                os.write(report, str(error).encode("utf-8", "replace"))
         finally:
             os._exit(0)
     os.close(report)
     os.close(held)
     os.waitpid(child, 0)
-    os.read(seen, 1)
+    why = os.read(seen, 4096).decode("utf-8", "replace")
     os.close(seen)
     if not task.saved():
-        raise Refused("the supervisor did not come up")
+        raise Refused("the supervisor did not come up%s" % (why and ": " + why))
 
 
 # ------------------------------------------------------------------------------------------------------------------ systemd
@@ -815,7 +929,7 @@ class Scope:
 class Stop:
     """A stop on its way: done when all of its tasks have ended."""
 
-    def __init__(self, root: str, generation: int, attempt: int, grace: float, names: "list | None") -> None:
+    def __init__(self, root: str, generation: int, attempt: int, grace: float, names: "list | None", dump: bool) -> None:
         with Change(root, generation):  # a start is either seen here or sees the mark
             if names is None:
                 os.makedirs(os.path.join(root, "tasks", str(attempt)), exist_ok=True)
@@ -825,7 +939,7 @@ class Stop:
         for task in self.tasks:
             state = task.state()
             if state and state["state"] == "RUNNING":
-                write_file(task.file("stop"), to_json({"grace": grace}).encode())
+                overwrite(task.file("stop"), to_json({"grace": grace, "dump": dump}).encode(), RESERVE)
                 if start_ticks(state["supervisor"]) == state["supervisor_ticks"]:
                     kill(state["supervisor"], signal.SIGTERM)
             elif state and state["state"] == "LOST":
@@ -1126,8 +1240,10 @@ class Fetch:
 class Follow:
     """Sends logs and states as they come. A state that ends a process goes out after all of its log."""
 
-    def __init__(self, session: "Session", number: int, offsets: dict, window: int) -> None:
+    def __init__(self, session: "Session", number: int, offsets: dict, window: int, idle_interval: float) -> None:
         self.session, self.number, self.offsets, self.credit = session, number, offsets, window
+        self.idle_interval, self.told_idle = idle_interval, time.monotonic()
+        self.signs: dict = {}  # task key -> times of its signs of life by the node's clock, and since when they have stood, by our own
         self.sent: dict = {}
         self.cache: dict = {}
         self.wakes: dict = {}  # descriptor -> task key: readable when the log has grown, hung up when the supervisor is gone
@@ -1195,8 +1311,30 @@ class Follow:
         if done:
             self.cancel()
             self.session.answer(self.number, "")
+        elif self.idle_interval and time.monotonic() - self.told_idle >= self.idle_interval and self.credit > FRAME_COST:
+            self.tell_idle()
         self.pause = TICK if moved else min(self.pause * 1.5, IDLE_TICK)
         self.next = time.monotonic() + self.pause
+
+    def tell_idle(self) -> None:
+        """Say for how long running processes have given no sign of life, and which of them have a heartbeat."""
+        self.told_idle = time.monotonic()
+        running = [task for task in self.tasks() if (self.state_of(task) or {}).get("state") == "RUNNING"]
+        self.credit -= FRAME_COST
+        self.session.send({"id": self.number, "idle": [[task.attempt, task.name, *self.idle(task)] for task in running]})
+
+    def idle(self, task: Task) -> tuple:
+        """Give seconds since a process last wrote a line or touched its heartbeat file, and whether it ever did the latter.
+
+        The node's clock may be set at any time, so it is asked once a session only, for what was before.
+        """
+        now, key = time.monotonic(), (task.attempt, task.name)
+        signs = modified(task.file("log")), modified(task.file("heartbeat"))
+        known = self.signs.get(key)
+        if known is None or known[0] != signs:
+            before = 0.0 if known else min(max(0.0, time.time() - max(signs) / 1e9), age((task.saved() or {}).get("supervisor", 0)))
+            known = self.signs[key] = (signs, now - before)
+        return round(now - known[1], 1), signs[1] > 0
 
     def send_log(self, task: Task, key: tuple) -> bool:
         offset = self.offsets.setdefault(key, 0)
@@ -1336,7 +1474,10 @@ class Session:
 
     def touch(self) -> None:
         if self.root:
-            write_file(os.path.join(self.root, "contact"), b"")
+            try:
+                os.utime(os.path.join(self.root, "contact"))  # takes no room
+            except FileNotFoundError:
+                write_file(os.path.join(self.root, "contact"), b"")
 
     # samples
 
@@ -1466,11 +1607,11 @@ class Session:
 
     def do_follow(self, number: int, header: dict, body: bytes) -> None:
         offsets = {(attempt, check_name(name, "task")): offset for attempt, name, offset in header["offsets"]}
-        self.streams[number] = follow = Follow(self, number, offsets, header["window"])
+        self.streams[number] = follow = Follow(self, number, offsets, header["window"], header["idle_interval"])
         follow.tick()
 
     def do_stop(self, number: int, header: dict, body: bytes) -> None:
-        self.stops[number] = Stop(self.root, self.generation, header["attempt"], header["grace"], header["tasks"])
+        self.stops[number] = Stop(self.root, self.generation, header["attempt"], header["grace"], header["tasks"], header["dump"])
 
     def do_fetch(self, number: int, header: dict, body: bytes) -> None:
         path = inside(self.root, header["name"], "name")

@@ -5,14 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from oslo_log import log as logging
 
 from cml_nova import exception
 from cml_nova.frameworks import TaskState
-from cml_nova.remote import Leave, Machine, ProcessState
+from cml_nova.remote import Idle, Leave, Machine, ProcessState
 from cml_nova.worker.crew import Crew
+from cml_nova.worker.hang import Hang, find_hang, interval
 from cml_nova.worker.logs import LogSaver
 from cml_nova.worker.processes import process_specs
 from cml_nova.worker.work import Work
@@ -48,6 +50,9 @@ class Attempt:
         self._since: dict[int, float] = {n["rank"]: n["unreachable_since"] for n in work.job.nodes if n["unreachable_since"]}
         self._paths_changed = False
         self._gathers_until = 0.0
+        self._hang_timeout: float = work.job.spec.get("hang_timeout") or 0
+        #: what each node last said of the silence of its processes, and when by the monotonic clock
+        self._idle: dict[int, tuple[float, list[Idle]]] = {}
         self._leaving = Leave()
         for task in self._tasks:
             # What a worker before us saved, but did not report, is to be found even if the node is lost.
@@ -86,10 +91,23 @@ class Attempt:
         with self._lock:
             return {rank: now - since for rank, since in self._unreachable.items()}
 
-    def stop(self, grace: float) -> None:
+    def hang(self) -> Hang | None:
+        """Tell whether the attempt hangs, by what nodes that answer have said just now; None where the job wants no such thing."""
+        if not self._hang_timeout or not self.started():
+            return None
+        since = time.monotonic() - 3 * interval(self._hang_timeout) - 1
+        with self._lock:
+            running = [name for name, state in self._states.items() if state.state == "RUNNING"]
+            known = {idle.task: idle for rank, (at, found) in self._idle.items() if at > since and rank not in self._unreachable
+                     for idle in found if idle.attempt == self._work.job.attempt}
+        return find_hang(running, known, self._hang_timeout)
+
+    def stop(self, grace: float, *, dump: bool = False) -> None:
         """End the processes that still run on nodes that answer, and wait for the rest of all logs.
 
         Where all have ended by themselves, the runner has seen to what they left behind.
+
+        :param dump: they hang: their logs get what can be found out of where they are.
         """
         ranks = [rank for rank in self._followers if rank not in self._unreachable]
         busy = [rank for rank in ranks if not self._all_ended(rank)]
@@ -97,7 +115,7 @@ class Attempt:
         def end(rank: int, machine: Machine) -> None:
             # A worker that has just taken over may know of the end before its followers are connected.
             machine.connect(self._work.conf.remote.connect_timeout)
-            machine.stop(self._work.job.attempt, grace)
+            machine.stop(self._work.job.attempt, grace, dump=dump)
 
         results = self._crew.each(end, busy)
         for rank, result in results.items():
@@ -193,7 +211,9 @@ class Attempt:
         attempt = self._work.job.attempt
         names = self._names(rank)
         machine.follow({(attempt, name): self.saver.resume(attempt, name) for name in names},
-                       on_log=self._take_log, on_state=self._take_state, stop=self._leaving)
+                       on_log=self._take_log, on_state=self._take_state, stop=self._leaving,
+                       on_idle=partial(self._take_idle, rank) if self._hang_timeout else None,
+                       idle_interval=interval(self._hang_timeout))
         if not self._all_ended(rank):
             return self._leaving.is_set()
         for name in names:
@@ -205,11 +225,17 @@ class Attempt:
         if self.saver.has_metrics() and not self._gathers():
             self._work.lease.wake.set()
 
+    def _take_idle(self, rank: int, idle: list[Idle]) -> None:
+        with self._lock:
+            self._idle[rank] = (time.monotonic(), idle)
+        if self.hang():
+            self._work.lease.wake.set()
+
     def _take_state(self, state: ProcessState) -> None:
         if state.attempt != self._work.job.attempt or state.task not in self._specs:
             return
         with self._lock:
-            self._states[state.task] = now = TaskState(state.state, state.exit_code, state.signal, state.oom)
+            self._states[state.task] = now = TaskState(state.state, state.exit_code, state.signal, state.oom, state.log_error)
             if now.failed and state.task not in self._failed:
                 self._failed.append(state.task)
             self._changed_tasks[state.task] = {

@@ -95,7 +95,7 @@ def diagnose(state: TaskState, last_lines: Sequence[str]) -> Diagnosis:
         killed = "was killed by the kernel" if _signal(state) == signal.SIGKILL else f"{how} after the kernel had killed a process"
         return Diagnosis(Cause.USER_ERROR, f"{killed} because its node was out of memory",
                          "Use a flavor with more RAM, or hold less at a time.")
-    saying = _find(last_lines)
+    saying = _find([*last_lines, state.log_error or ""])
     if saying:
         return Diagnosis(saying.cause, f"{saying.what} and {how}", saying.hint, saying.peer_lost, saying.broken_node)
     return Diagnosis(Cause.USER_ERROR, how, _hint(state))

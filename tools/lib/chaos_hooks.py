@@ -190,7 +190,7 @@ def _hook_machines(probe: Probe) -> None:
     after(Machine, "free_ports", lambda *_: "ssh free_ports", probe)
     after(Machine, "start", lambda _, machine, spec: f"ssh start {spec.attempt} {spec.task}", probe)
     after(Machine, "follow", lambda _, machine, offsets, **__: f"ssh followed {' '.join(f'{a} {t}' for a, t in offsets)}", probe)
-    after(Machine, "stop", lambda _, machine, attempt, *args: f"ssh stop {attempt}", probe)
+    after(Machine, "stop", lambda _, machine, attempt, *args, **kwargs: f"ssh stop {attempt}", probe)
 
 
 # the conductor

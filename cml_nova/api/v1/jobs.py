@@ -28,7 +28,7 @@ RESOURCE = Resource("jobs", __name__)
 
 #: keys of the specification that are shown as they are
 _SHOWN = ("framework", "roles", "command", "env", "source", "setup", "max_run_time", "max_wait_time", "max_restarts",
-          "recover_on_exit_codes", "availability_zone", "network", "ssh_authorized_keys")
+          "recover_on_exit_codes", "hang_timeout", "availability_zone", "network", "ssh_authorized_keys")
 
 
 def find(job_id: str, policy: str) -> Job:
@@ -55,7 +55,7 @@ def view(job: Any) -> dict[str, Any]:
         "status": status_of(job.phase, job.outcome), "status_reason": job.status_reason, "cause": job.cause,
         "phase": job.phase, "outcome": job.outcome, "target": job.target, "progress": job.progress, "priority": job.priority,
         "image": {"id": job.spec["image"]["id"], "name": job.spec["image"]["name"]},
-        **{key: job.spec[key] for key in _SHOWN},
+        **{key: job.spec.get(key) for key in _SHOWN},
         "attempt": job.attempt, "error_restarts": job.error_restarts, "infra_restarts": job.infra_restarts,
         "exit_code": job.exit_code, "failed_task": job.failed_task,
         "created_at": iso(job.created_at), "updated_at": iso(job.updated_at),

@@ -17,6 +17,7 @@ from cml_nova.states import Cause, Outcome, Phase, Target
 from cml_nova.worker.attempt import Attempt
 from cml_nova.worker.crew import Crew
 from cml_nova.worker.diagnosis import LINES, Diagnosis, diagnose, exit_codes
+from cml_nova.worker.hang import Hang
 from cml_nova.worker.restarts import Counter, next_attempt
 from cml_nova.worker.work import Work
 
@@ -29,6 +30,8 @@ _DEAD = ("ERROR", "SHUTOFF", "DELETED", "SOFT_DELETED")
 _LAST_LINES = 5
 #: seconds in which the loss of a node, or the failure of a process, shows that another one failed of
 _SETTLE = 5.0
+#: between looks for that
+_LOOK = 0.5
 
 
 def run(work: Work, crew: Crew) -> None:
@@ -53,6 +56,9 @@ def _observe(work: Work, attempt: Attempt) -> None:
             return _succeed(work, attempt)
         if verdict.outcome == Outcome.FAILED:
             return _fail(work, attempt)
+        hang = attempt.hang()
+        if hang:
+            return _end_hang(work, attempt, hang)
         work.lease.wake.wait(attempt.pause(_TICK))
         # The cloud's API being away says nothing about the training: only an answer that lacks a server does.
         lost = attempt.refused() or _lost(work, work.tools.watch.latest(work.job.id, newer_than=began), attempt.silent())
@@ -126,6 +132,15 @@ def _fail(work: Work, attempt: Attempt) -> None:
                     task=culprit, exit_code=state.exit_code, signal=state.signal)
 
 
+def _end_hang(work: Work, attempt: Attempt, hang: Hang) -> None:
+    """No sign of life for too long: the processes are stopped, with word of where they are in their logs. That counts as an error."""
+    last = attempt.saver.last_lines(work.job.attempt, hang.task, 1)
+    attempt.stop(work.conf.remote.stop_grace, dump=True)
+    reason = (f"{hang} (hang_timeout is {work.job.spec['hang_timeout']} s). "
+              + (f"Its last line:\n{last[0]}" if last else "It has logged nothing."))
+    _restart_or_end(work, attempt, "error_restarts", Phase.BOOTSTRAPPING, Cause.TIMEOUT, reason, kind="hang", task=hang.task)
+
+
 def _await_cause(work: Work, attempt: Attempt) -> dict[int, str]:
     """Where a process failed because it missed another one, give what became of that one a while to show; give nodes that are lost."""
     began = time.monotonic()
@@ -134,7 +149,7 @@ def _await_cause(work: Work, attempt: Attempt) -> dict[int, str]:
             lost = _lost(work, work.tools.watch.latest(work.job.id, newer_than=began), attempt.silent())
             if lost or work.ended_early():
                 return lost
-            work.lease.wake.wait(_TICK)
+            work.lease.wake.wait(_LOOK)
     return {}
 
 

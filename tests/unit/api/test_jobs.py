@@ -59,6 +59,7 @@ def test_what_the_worker_reads(api: Api) -> None:
                              "chief": {"count": 1}},
         env={"A": "1"}, secrets={"TOKEN": "hush"}, source={"package": package["id"]}, setup="pip install x", max_restarts=3,
         recover_on_exit_codes=[75], availability_zone="az1", network="local-net", ssh_authorized_keys=[KEY], max_run_time=60,
+        hang_timeout=90,
         max_wait_time=30, priority=7)
     found = row(api, created["id"])
     gpu = {"id": "2", "name": "gpu.small", "vcpus": 4, "ram": 8192, "accelerators": {"kind": "VGPU", "count": 1}}
@@ -71,6 +72,7 @@ def test_what_the_worker_reads(api: Api) -> None:
         "command": "python train.py", "env": {"A": "1"},
         "source": {"package": package["id"], "sha256": package["sha256"], "size": package["size"]},
         "setup": "pip install x", "max_run_time": 60, "max_wait_time": 30, "max_restarts": 3, "recover_on_exit_codes": [75],
+        "hang_timeout": 90,
         "availability_zone": "az1", "network": "22222222-0000-4000-8000-000000000001", "ssh_authorized_keys": [KEY],
     }
     sealed = api.vault.open(found.sealed)
