@@ -11,6 +11,9 @@ import time
 from collections.abc import Callable
 from enum import StrEnum
 
+#: seconds that a look may take on a busy machine, however short leases are
+_SILENCE_MIN = 5.0
+
 
 class Part(StrEnum):
     """What a conductor can't do without."""
@@ -30,7 +33,7 @@ class Health:
 
     def __init__(self, lease_time: float, interval: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._lease_time = lease_time
-        self._silence = max(lease_time / 2, 3 * interval)
+        self._silence = max(lease_time / 2, 3 * interval, _SILENCE_MIN)
         self._clock = clock
         self._lock = threading.Lock()
         #: first and last good look since the last bad one

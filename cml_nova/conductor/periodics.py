@@ -20,7 +20,7 @@ from cml_nova.worker.rpcapi import WorkerClient
 LOG = logging.getLogger(__name__)
 
 #: seconds that the bus has for an answer where a quarter of the lease time is less
-_PROBE_TIMEOUT_MIN = 1.0
+_PROBE_TIMEOUT_MIN = 5.0
 
 
 class Periodics:

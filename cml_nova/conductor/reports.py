@@ -52,7 +52,8 @@ def view(session: Session, job_id: str, generation: int) -> dict[str, Any]:
 def apply(session: Session, job_id: str, generation: int, report: dict[str, Any], conf: cfg.ConfigOpts.GroupAttr) -> dict[str, Any]:
     """Apply a worker's report in one transaction.
 
-    :param report: ``id`` (the same report twice is one), and any of: the columns ``outcome, cause, status_reason, progress, exit_code,
+    :param report: ``id``, which sorts after that of each earlier report in this generation (one that comes twice, or after a later one,
+        changes nothing), and any of: the columns ``outcome, cause, status_reason, progress, exit_code,
         failed_task, attempt, error_restarts, infra_restarts, runtime``; ``phase``; ``nodes`` and ``tasks`` (dicts of changed columns with
         their keys); ``events`` ([kind, message, detail]); ``metrics``; ``pause`` (give the job back, to be taken again after this many
         seconds, or None for a pause that grows with the number of tries).
@@ -65,7 +66,7 @@ def apply(session: Session, job_id: str, generation: int, report: dict[str, Any]
     leases.write(session, job_id, generation, {})
     job = session.scalars(select(Job).where(Job.id == job_id)).one()
     result = {"target": job.target, "outcome": job.outcome, "forget": job.forget}
-    if job.last_report == report["id"]:
+    if job.last_report is not None and report["id"] <= job.last_report:
         return result
     values = _columns(job, report, conf)
     leases.write(session, job_id, generation, {**values, "last_report": report["id"]})

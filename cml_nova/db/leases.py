@@ -67,6 +67,7 @@ def claim(session: Session, job_id: str, worker_id: str, lease_time: float, *, t
             (Job.worker_id, worker_id),
             (Job.generation, Job.generation + 1),
             (Job.lease_expires_at, now() + lease_time),
+            (Job.last_report, None),
             (Job.not_before, None),
             (Job.updated_at, now()),
         )

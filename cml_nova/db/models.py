@@ -73,7 +73,7 @@ class Job(Base):
     #: what the worker needs to go on after a crash: security group, rank table of the attempt
     runtime: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
 
-    #: id of the report that was applied last: the same one again (its answer was lost) changes nothing
+    #: id of the last report of this generation: the same one again (its answer was lost), or an earlier one, changes nothing
     last_report: Mapped[str | None] = mapped_column(Id)
     worker_id: Mapped[str | None] = mapped_column(String(128))
     generation: Mapped[int] = mapped_column(Integer, default=0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -156,6 +155,7 @@ class Work:
         self.lease = lease
         self.stopping = stopping
         self.given_back = False
+        self._reporting = threading.Lock()
         self.job = self._load()
         self.context = cml_context.RequestContext(is_admin=True, request_id=self.job.request_id, overwrite=True)
 
@@ -181,8 +181,9 @@ class Work:
 
         :raises LeaseLost: the job is another's now.
         """
-        report["id"] = str(uuid.uuid4())
-        answer = self._call(self.tools.conductor.job_report, self.lease.job_id, self.lease.generation, report)
+        with self._reporting:  # one after the other: a conductor takes them in the order of their ids only
+            report["id"] = f"{time.monotonic_ns():020d}"
+            answer = self._call(self.tools.conductor.job_report, self.lease.job_id, self.lease.generation, report)
         self.job.target, self.job.outcome = answer["target"], answer["outcome"]
         for name in ("attempt", "error_restarts", "infra_restarts", "runtime", "cause", "status_reason"):
             if name in report:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,12 +18,14 @@ from cml_nova.db.models import Event, Job, Metric, Node, Task
 
 Make = Callable[..., str]
 
+numbers = itertools.count(1)
+
 
 @pytest.fixture
 def report(db: Database, conf: cfg.ConfigOpts) -> Callable[..., dict[str, Any]]:
     def send(job_id: str, generation: int = 1, **changes: Any) -> dict[str, Any]:
         with db.write() as session:
-            return reports.apply(session, job_id, generation, {"id": str(uuid.uuid4()), **changes}, conf.conductor)
+            return reports.apply(session, job_id, generation, {"id": f"{next(numbers):04d}", **changes}, conf.conductor)
     return send
 
 
@@ -70,11 +72,33 @@ def test_a_report_changes_job_nodes_tasks_events_and_metrics(db: Database, held:
 
 def test_the_same_report_twice_is_one(db: Database, conf: cfg.ConfigOpts, held: Make) -> None:
     job_id = held()
-    twice = {"id": str(uuid.uuid4()), "events": [["node", "once", {}]]}
+    twice = {"id": "0001", "events": [["node", "once", {}]]}
     with db.write() as session:
         first = reports.apply(session, job_id, 1, twice, conf.conductor)
         assert reports.apply(session, job_id, 1, twice, conf.conductor) == first
         assert len(session.scalars(select(Event)).all()) == 1
+
+
+def test_a_doubled_report_that_later_ones_overtook_changes_nothing(db: Database, conf: cfg.ConfigOpts, held: Make) -> None:
+    """Its first copy was answered; the second one hung in another conductor."""
+    job_id = held(phase="RUNNING")
+    early, late = {"id": "0001", "runtime": {"a": 1}, "progress": 10}, {"id": "0002", "runtime": {"b": 2}, "progress": 20}
+    for document in (early, late, early):
+        with db.write() as session:
+            reports.apply(session, job_id, 1, document, conf.conductor)
+    job = load(db, job_id)
+    assert (job.runtime, job.progress) == ({"b": 2}, 20)
+
+
+def test_reports_are_counted_anew_in_each_generation(db: Database, conf: cfg.ConfigOpts, held: Make) -> None:
+    """Their ids come from the clock of the worker's host, which another one does not have."""
+    job_id = held(phase="RUNNING")
+    with db.write() as session:
+        reports.apply(session, job_id, 1, {"id": "9999", "progress": 10}, conf.conductor)
+        leases.release_all(session, "w1")
+        assert leases.claim(session, job_id, "w2", 60) == 2
+        reports.apply(session, job_id, 2, {"id": "0001", "progress": 20}, conf.conductor)
+    assert load(db, job_id).progress == 20
 
 
 def test_a_stale_owner_changes_nothing(db: Database, held: Make, report: Callable[..., dict[str, Any]]) -> None:
