@@ -180,11 +180,16 @@ def start_postgresql(log_dir: Path) -> Private:
                         "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"], log, user)
         if setup.wait():
             raise BootstrapError(f"initdb failed; see {log}")
-        server.processes.append(_spawn(
-            [_program("postgres"), "-D", f"{directory}/data", "-p", str(port), "-c", "listen_addresses=127.0.0.1",
-             "-c", "unix_socket_directories=", "-c", "fsync=off"], log, user))
-        # An SSL request is answered with one byte, S or N, by a server that is ready to talk.
-        _await(server, log, lambda: _answers(port, b"\x00\x00\x00\x08\x04\xd2\x16\x2f", b""))
+
+        def launch() -> None:
+            server.processes.append(_spawn(
+                [_program("postgres"), "-D", f"{directory}/data", "-p", str(port), "-c", "listen_addresses=127.0.0.1",
+                 "-c", "unix_socket_directories=", "-c", "fsync=off"], log, user))
+            # An SSL request is answered with one byte, S or N, by a server that is ready to talk.
+            _await(server, log, lambda: _answers(port, b"\x00\x00\x00\x08\x04\xd2\x16\x2f", b""))
+
+        server.launch = launch
+        launch()
     return server
 
 

@@ -1,0 +1,278 @@
+"""The service's own database and bus go away for a while, its daemons leave in turn, and their clocks differ: no job notices."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools" / "lib"))
+
+import servers
+
+from tests.harness import guests
+from tests.harness.cloud import QUICK
+from tests.harness.service import Daemons
+from tests.harness.stack import Stack, make_stack
+from tests.harness.training import TICK, WAIT, Gate, document
+from tests.harness.waiting import until
+
+pytestmark = pytest.mark.timeout(900)
+
+#: seconds; longer than drivers may pause between tries to reach the bus again, as it is with the usual times
+LEASE = 15
+OPTIONS = {"conductor": {"lease_time": LEASE}, "oslo_messaging_rabbit": {"rabbit_interval_max": 4}}
+#: seconds that database and bus are away: two lease times, as two minutes are of the usual one
+AWAY = 2 * LEASE
+DATABASES = {"mariadb": ("CML_TEST_MYSQL_URL", servers.start_mariadb), "postgresql": ("CML_TEST_POSTGRES_URL", servers.start_postgresql)}
+#: is imported by every Python that starts, and sets its wall clock wrong
+WRONG_CLOCK = "import time\n_time = time.time\ntime.time = lambda: _time() + {}\n"
+
+
+class Outage:
+    """A stack with servers of its own, which may be stopped and started."""
+
+    def __init__(self, stack: Stack, database: servers.Private, bus: servers.Private) -> None:
+        assert isinstance(stack.service, Daemons)
+        self.stack = stack
+        self.client = stack.demo
+        self.daemons = stack.service
+        self.database = database
+        self.bus = bus
+
+    @contextmanager
+    def without(self, server: servers.Private) -> Iterator[None]:
+        """Have a server away for so long at least, and back at the end."""
+        server.halt()
+        began = time.monotonic()
+        try:
+            yield
+            time.sleep(max(0.0, AWAY - (time.monotonic() - began)))
+        finally:
+            assert server.launch is not None
+            server.launch()
+
+    def start(self) -> None:
+        """Start the daemons that do not run, and wait until all are at work."""
+        self.daemons.start()
+        for daemon in (*self.daemons.conductors, *self.daemons.workers):
+            mark = re.compile(rf" {daemon.pid} INFO cml_nova\.service .* is up$", re.MULTILINE)
+            until(lambda daemon=daemon, mark=mark: mark.search(daemon.log_path.read_text()), 120, f"{daemon.name} at work")  # type: ignore[misc]
+
+    def taken_over(self, job_id: str) -> bool:
+        return any(event["kind"] == "lease" for event in self.client.events(job_id))
+
+
+@pytest.fixture(scope="module", params=list(DATABASES))
+def outage_of_module(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outage]:
+    directory = tmp_path_factory.mktemp("outage")
+    variable, start = DATABASES[request.param]
+    with ExitStack() as cleanup:
+        servers.install([variable, "CML_TEST_RABBIT_URL"], directory)
+        database, bus = start(directory), servers.start_rabbitmq(directory)
+        cleanup.callback(database.stop)
+        cleanup.callback(bus.stop)
+        environ = {"CML_TEST_RABBIT_URL": bus.url, "CML_TEST_DATABASE_URL": database.url}
+        stack = cleanup.enter_context(make_stack(directory / "stack", environ=environ, shape="daemons", options=OPTIONS))
+        yield Outage(stack, database, bus)
+
+
+@pytest.fixture
+def outage(outage_of_module: Outage) -> Iterator[Outage]:
+    with outage_of_module.stack.guarded():
+        outage_of_module.start()
+        yield outage_of_module
+
+
+@pytest.fixture
+def gate(outage: Outage) -> Iterator[Gate]:
+    with Gate() as gate:
+        yield gate
+
+
+@pytest.fixture
+def second_gate(outage: Outage) -> Iterator[Gate]:
+    with Gate() as gate:
+        yield gate
+
+
+def whole(log: str) -> bool:
+    lines = log.splitlines()
+    return lines == [*(f"line {i}" for i in range(len(lines) - 1)), f"lines {len(lines) - 1}"]
+
+
+class Jobs:
+    """One job that trains on, one whose training ends during the outage, one that is being built, and one that was just cancelled."""
+
+    def __init__(self, outage: Outage, gate: Gate, second_gate: Gate) -> None:
+        self._outage, self._gate, self._second_gate = outage, gate, second_gate
+        submit = outage.client.submit
+        self.training = submit(document(name="training", env=gate.env), gate.files(TICK))
+        self.ending, self.cancelled = (
+            submit(document(name=name, workers=1, env=second_gate.env), second_gate.files(WAIT)) for name in ("ending", "cancelled"))
+        self.processes = gate.expect(2)
+        self.others = second_gate.expect(2)
+        for job_id in (self.training, self.ending, self.cancelled):
+            outage.client.wait_status(job_id, "RUNNING")
+        self.building = submit(document(name="building", workers=1), {"train.py": "print('built')"})
+        outage.client.cancel(self.cancelled)
+
+    def go_on(self) -> None:
+        """During the outage: the trainings are alive, and one ends."""
+        self.check_alive()
+        self._second_gate.open()
+
+    def check_alive(self) -> None:
+        assert all(guests.alive(process.pid) for process in self.processes)
+
+    def finish(self) -> None:
+        client = self._outage.client
+        assert client.succeed(self.ending)["attempt"] == 1
+        assert client.succeed(self.building)["attempt"] == 1
+        assert client.finish(self.cancelled)["status"] == "CANCELLED"
+        assert client.log(self.ending) == "started\ngate said go\n"
+        assert self._second_gate.visitors == self.others
+        size = client.log_size(self.training)
+        until(lambda: client.log_size(self.training) > size + 300, 60, "more of the training's log")
+        self.check_alive()
+        self._gate.open()
+        job = client.succeed(self.training)
+        assert (job["attempt"], job["infra_restarts"], job["error_restarts"]) == (1, 0, 0)
+        assert self._gate.visitors == self.processes, "processes were started again"
+        for task in ("worker:0", "worker:1"):
+            assert whole(client.log(self.training, task)), task
+        assert not any(self._outage.taken_over(job_id) for job_id in (self.training, self.ending, self.building)), \
+            "a living worker's job was taken over"
+
+
+@pytest.mark.fault("database-away")
+def test_database_away_while_jobs_are_in_every_phase(outage: Outage, gate: Gate, second_gate: Gate) -> None:
+    jobs = Jobs(outage, gate, second_gate)
+    with outage.without(outage.database):
+        for path in ("/v1/jobs", f"/v1/jobs/{jobs.training}"):
+            answer = outage.client.request("GET", path)
+            assert answer.status_code == 503, answer.text
+            assert answer.json()["error"]["slug"] == "database_unavailable"
+            assert int(answer.headers["Retry-After"]) > 0
+        refused = outage.client.request("POST", f"/v1/jobs/{jobs.training}/cancel")
+        assert refused.status_code == 503, refused.text
+        jobs.go_on()
+    until(lambda: outage.client.request("GET", "/v1/jobs").ok, 30, "the API's answer")
+    jobs.finish()
+
+
+@pytest.mark.fault("bus-away")
+def test_bus_away_while_jobs_are_in_every_phase(outage: Outage, gate: Gate, second_gate: Gate) -> None:
+    jobs = Jobs(outage, gate, second_gate)
+    with outage.without(outage.bus):
+        submitted = outage.client.submit(document(name="meanwhile", workers=1), {"train.py": ""})
+        jobs.go_on()
+    outage.client.succeed(submitted)
+    jobs.finish()
+
+
+@pytest.mark.fault("worker-killed-in-outage")
+def test_dead_worker_is_found_after_an_outage_too(outage: Outage, gate: Gate) -> None:
+    """Nothing is taken over during the outage and for one lease time after it, but then it is."""
+    job_id = outage.client.submit(document(env=gate.env), gate.files(WAIT))
+    processes = gate.expect(2)
+    outage.client.wait_status(job_id, "RUNNING")
+    carriers = [w for w in outage.daemons.workers if f"Job {job_id} goes from".encode() in w.log_path.read_bytes()]
+    with outage.without(outage.bus):
+        carriers[0].kill()
+    until(lambda: outage.taken_over(job_id), LEASE + 30, "another worker takes the job over")
+    gate.open()
+    assert outage.client.succeed(job_id)["attempt"] == 1
+    assert gate.visitors == processes
+
+
+@pytest.mark.fault("stopped-in-outage")
+def test_daemons_that_are_stopped_while_the_bus_is_away_end_in_time(outage: Outage, gate: Gate) -> None:
+    job_id = outage.client.submit(document(env=gate.env), gate.files(WAIT))
+    processes = gate.expect(2)
+    outage.client.wait_status(job_id, "RUNNING")
+    with outage.without(outage.bus):
+        for daemon in (*outage.daemons.workers, *outage.daemons.conductors):
+            began = time.monotonic()
+            assert daemon.stop() == 0
+            assert time.monotonic() - began < QUICK["worker"]["drain_timeout"] + QUICK["worker"]["rpc_timeout"] + 10, daemon.name
+    outage.start()
+    gate.open()
+    assert outage.client.succeed(job_id)["attempt"] == 1
+    assert gate.visitors == processes
+
+
+@pytest.mark.fault("stopped-in-outage")
+def test_worker_that_is_stopped_while_the_cloud_does_not_answer_ends_in_time(outage: Outage) -> None:
+    outage.stack.cloud.fault("http", service="compute", method="POST", path="^/servers$", delay=40, count=1)
+    job_id = outage.client.submit(document(), {"train.py": ""})
+    asks = f"Job {job_id} asks for 2 servers".encode()
+    until(lambda: any(asks in worker.log_path.read_bytes() for worker in outage.daemons.workers), 60, "the request for servers")
+    began = time.monotonic()
+    for worker in outage.daemons.workers:
+        assert worker.stop() == 0
+    assert time.monotonic() - began < 2 * (QUICK["worker"]["drain_timeout"] + QUICK["worker"]["rpc_timeout"])
+    outage.start()
+    outage.client.succeed(job_id, timeout=150)
+
+
+@pytest.mark.fault("rolling-restart")
+def test_daemons_are_started_anew_in_turn_while_a_dozen_jobs_run(outage: Outage, gate: Gate) -> None:
+    client = outage.client
+    held = [client.submit(document(name=f"held-{i}", workers=1, env=gate.env), gate.files(TICK)) for i in range(6)]
+    brief = [client.submit(document(name=f"brief-{i}", workers=1), {"train.py": f"print({i})"}) for i in range(6)]
+    for round_ in range(2):
+        for daemon in outage.daemons.daemons:
+            assert daemon.stop() in (0, 30), daemon.name  # uWSGI ends with 30 where it is told to by a signal
+            outage.start()
+        brief.append(client.submit(document(name=f"late-{round_}", workers=1), {"train.py": f"print({6 + round_})"}))
+    processes = gate.expect(6)
+    gate.open()
+    for job_id in held:
+        assert client.succeed(job_id)["attempt"] == 1
+        assert whole(client.log(job_id))
+    for i, job_id in enumerate(brief):
+        assert client.succeed(job_id)["attempt"] == 1
+        assert client.log(job_id) == f"{i}\n"
+    assert gate.visitors == processes
+
+
+@pytest.mark.fault("clocks-differ")
+def test_workers_whose_clocks_are_hours_apart(outage: Outage, gate: Gate, tmp_path: Path) -> None:
+    """What one leaves behind, another one goes on with: a create without an answer, a node out of reach, a job to be cleaned up."""
+    client, cloud = outage.client, outage.stack.cloud
+    for hours, worker in zip((-1, 1), outage.daemons.workers, strict=True):
+        assert worker.stop() == 0
+        directory = tmp_path / f"clock{hours}"
+        directory.mkdir()
+        (directory / "sitecustomize.py").write_text(WRONG_CLOCK.format(hours * 3600))
+        worker.env["PYTHONPATH"] = os.pathsep.join([str(directory), *filter(None, [os.environ.get("PYTHONPATH")])])
+    outage.start()
+    try:
+        running = client.submit(document(name="running", env=gate.env), gate.files(TICK))
+        processes = gate.expect(2)
+        cloud.fault("http", service="compute", method="POST", path="^/servers$", status=503, when="after", count=2)
+        unclear = [client.submit(document(name=f"unclear-{i}", workers=1, env=gate.env), gate.files(WAIT)) for i in range(2)]
+        for worker in outage.daemons.workers:
+            # Whoever has it, the other one takes it on.
+            assert worker.stop() == 0
+            time.sleep(2)
+            outage.start()
+        client.cancel(unclear[0])
+        assert client.finish(unclear[0])["status"] == "CANCELLED"
+        gate.expect(3)
+        gate.open()
+        for job_id in (running, unclear[1]):
+            assert client.succeed(job_id)["attempt"] == 1
+        assert whole(client.log(running))
+        assert gate.visitors[:2] == processes
+    finally:
+        for worker in outage.daemons.workers:
+            worker.stop()
+            del worker.env["PYTHONPATH"]
