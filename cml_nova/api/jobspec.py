@@ -67,6 +67,7 @@ def draft(document: Mapping[str, Any], conf: cfg.ConfigOpts, catalog: Catalog, f
         "max_run_time": document.get("max_run_time", conf.conductor.default_max_run_time),
         "max_wait_time": document.get("max_wait_time", conf.conductor.default_max_wait_time),
         "max_restarts": document.get("max_restarts", 0),
+        "checkpoint_interval": document.get("checkpoint_interval", conf.remote.checkpoint_interval),
         "recover_on_exit_codes": document.get("recover_on_exit_codes", []),
         "hang_timeout": document.get("hang_timeout"),
         "availability_zone": document.get("availability_zone"),

@@ -15,6 +15,11 @@ OPTS = [
                help="Seconds after which a node powers itself off when its processes have ended and no worker was connected: the last "
                     "resort where nobody is left to delete it. What was not collected by then is lost with the node. 0 for never."),
     cfg.IntOpt("max_log_bytes", default=1024 * 1024 * 1024, min=1024, help="Most log that is kept of one task and attempt, in bytes."),
+    cfg.FloatOpt("checkpoint_interval", default=60, min=1,
+                 help="Seconds between saves of what has changed in CML_CHECKPOINT_DIR of a running job; a job may name others."),
+    cfg.IntOpt("max_checkpoint_bytes", default=64 * 1024 * 1024 * 1024, min=1024,
+               help="Largest checkpoint of a job that is saved while it runs, all files of all nodes together, in bytes."),
+    cfg.IntOpt("max_checkpoint_files", default=10000, min=1, help="Most files in such a checkpoint."),
     cfg.IntOpt("max_output_bytes", default=64 * 1024 * 1024 * 1024, min=1024,
                help="Most output that is collected from one node, in bytes."),
 ]

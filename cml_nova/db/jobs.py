@@ -76,6 +76,12 @@ def get(session: Session, job_id: str, project_id: str | None = None, *, with_se
     return session.scalars(query).one_or_none()
 
 
+def checkpoint(session: Session, job_id: str) -> dict[str, Any] | None:
+    """Give what is known of a job's last checkpoint (see ``worker.checkpoints.Checkpoint.summary``)."""
+    runtime = session.scalar(select(Job.runtime).where(Job.id == job_id))
+    return (runtime or {}).get("checkpoint")
+
+
 def get_by_client_token(session: Session, project_id: str, client_token: str) -> Job | None:
     """Find the job that a project made with this client_token."""
     return session.scalars(select(Job).where(Job.project_id == project_id, Job.client_token == client_token)).one_or_none()

@@ -264,6 +264,9 @@ class Session(asyncssh.SSHServerSession):
             case "fetch":
                 self._send({"id": number, "data": True}, _NOTHING)
                 return {}
+            case "snapshot":
+                self._send({"id": number, "data": True}, b'{"snapshot": ""}\n')
+                return {}
             case _:
                 raise Refused(f"a simulated guest can't do {op}")
 

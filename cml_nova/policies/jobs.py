@@ -16,6 +16,7 @@ RULES = [
     base.operation("jobs:get_events", base.PROJECT_READER, "Read a job's events.", ("GET", "/v1/jobs/{job_id}/events")),
     base.operation("jobs:get_metrics", base.PROJECT_READER, "Read a job's metrics.", ("GET", "/v1/jobs/{job_id}/metrics")),
     base.operation("jobs:get_nodes", base.PROJECT_READER, "See a job's nodes and tasks.", ("GET", "/v1/jobs/{job_id}/nodes")),
-    base.operation("jobs:get_artifacts", base.PROJECT_READER, "List and download a job's outputs.",
-                   ("GET", "/v1/jobs/{job_id}/artifacts"), ("GET", "/v1/jobs/{job_id}/artifacts/{path}")),
+    base.operation("jobs:get_artifacts", base.PROJECT_READER, "List and download a job's outputs, and see what checkpoint is saved.",
+                   ("GET", "/v1/jobs/{job_id}/checkpoint"), ("GET", "/v1/jobs/{job_id}/artifacts"),
+                   ("GET", "/v1/jobs/{job_id}/artifacts/{path}")),
 ]

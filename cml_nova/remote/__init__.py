@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from cml_nova.remote.keys import generate_keypair
 from cml_nova.remote.protocol import Hello, Idle, ProcessState
+from cml_nova.remote.snapshots import HeldFile, Snapshot
 from cml_nova.remote.userdata import cloud_config
 
 if TYPE_CHECKING:
     from cml_nova.remote.machine import Access, Leave, Machine, Options, ProcessSpec, connect_all
 
-__all__ = ["Access", "Hello", "Idle", "Leave", "Machine", "Options", "ProcessSpec", "ProcessState", "cloud_config", "connect_all",
-           "generate_keypair"]
+__all__ = ["Access", "HeldFile", "Hello", "Idle", "Leave", "Machine", "Options", "ProcessSpec", "ProcessState", "Snapshot", "cloud_config",
+           "connect_all", "generate_keypair"]
 
 
 def __getattr__(name: str) -> Any:

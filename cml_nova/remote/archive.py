@@ -59,12 +59,16 @@ def unpack(pieces: Iterable[bytes], limit: int) -> Iterator[tuple[str, int, Iter
                     raise exception.NodeCommandFailed(f"The files are more than {limit} bytes together, the most that is taken of a node.")
                 if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
                     continue
-                yield _checked(member.name), member.size, _content(archive, member)
+                yield checked_path(member.name), member.size, _content(archive, member)
     except _BROKEN as error:
         raise exception.NodeCommandFailed(f"The node sent no proper archive: {error}.") from error
 
 
-def _checked(name: str) -> str:
+def checked_path(name: str) -> str:
+    """Give a relative path that a node sent in its plain form.
+
+    :raises NodeCommandFailed: it leads out of where it belongs, is too long, or has signs that can't be printed.
+    """
     parts = [part for part in name.split("/") if part != "."]
     if not parts or any(part in ("", "..") for part in parts) or len(name) > _LONGEST_PATH or not name.isprintable():
         raise exception.NodeCommandFailed(f"The node sent a file under the name {name[:100]!r}, which is not allowed.")
@@ -126,7 +130,27 @@ def _header(member: tarfile.TarInfo) -> bytes:
              tarfile.SYMTYPE: "link"}
     if member.type not in kinds or member.issparse():
         raise exception.NodeCommandFailed(f"{member.name!r}: only files, directories and symbolic links are unpacked.")
-    document = {"type": kinds[member.type], "name": name, "size": member.size, "mode": member.mode, "mtime": member.mtime,
-                "target": member.linkname}
+    document = {"type": kinds[member.type], "name": name, "size": member.size, "mode": member.mode,
+                "mtime_ns": int(member.mtime * 10**9), "target": member.linkname}
+    return _framed(document)
+
+
+def _framed(document: dict[str, object]) -> bytes:
     data = json.dumps(document).encode()
     return struct.pack(">I", len(data)) + data
+
+
+def bundle(files: Iterable[tuple[str, int, int, Iterable[bytes]]]) -> Iterator[bytes]:
+    """Turn files (path, size in bytes, mtime in ns, content) into what ``runner.unpack`` takes.
+
+    :raises ValueError: a content has not the size.
+    """
+    for path, size, mtime_ns, pieces in files:
+        yield _framed({"type": "file", "name": path, "size": size, "mode": 0o644, "mtime_ns": mtime_ns})
+        left = size
+        for piece in pieces:
+            left -= len(piece)
+            yield piece
+        if left:
+            raise ValueError(f"{path!r} has {size - left} bytes instead of {size}")
+    yield struct.pack(">I", 0)

@@ -22,9 +22,10 @@ from typing import Any
 import paramiko
 
 from cml_nova import exception
-from cml_nova.remote import archive, protocol, runner
+from cml_nova.remote import archive, protocol, runner, snapshots
 from cml_nova.remote.protocol import Hello, Idle, ProcessState
 from cml_nova.remote.session import COMMAND, Session, deadline_left
+from cml_nova.remote.snapshots import Snapshot
 
 #: seconds for the TCP connection alone. The kernel repeats a lost SYN after 1, 3 and 7 s; a machine that comes up meanwhile is
 #: found sooner by trying anew
@@ -230,15 +231,26 @@ class Machine:
         :param digest: sha256 (hex) of the stream: it is checked, and nothing is sent if the same one is there already;
             None to send it always.
         """
+        self._send_up(name, archive.members(pieces, digest), digest=digest)
+
+    def restore(self, name: str, attempt: int, files: Iterable[tuple[str, int, int, Iterable[bytes]]]) -> None:
+        """Make ``<root>/<name>`` a directory of exactly these files (path, size, mtime in ns, content) in one step.
+
+        :param attempt: the one that is to find them.
+        :raises NodeCommandFailed: that attempt has begun on the node: this comes too late.
+        """
+        self._send_up(name, archive.bundle(files), digest=None, before=attempt)
+
+    def _send_up(self, name: str, members: Iterable[bytes], **fields: Any) -> None:
         session, timeout = self._use(), self.options.reply_timeout
-        exchange = session.begin("upload", credit=0, name=name, digest=digest)
+        exchange = session.begin("upload", credit=0, name=name, **fields)
         try:
             first = session.take(exchange, timeout)
             if first is None:
                 raise exception.RemoteError(f"{self.access.address}: no answer in {timeout:g} s.")
             if "go" not in first[0]:
                 return
-            for piece in archive.gathered(archive.members(pieces, digest), runner.PIECE):
+            for piece in archive.gathered(members, runner.PIECE):
                 session.tell(exchange, "piece", piece)
                 if session.peek(exchange):
                     break  # it has failed; the result says why
@@ -329,8 +341,34 @@ class Machine:
 
     def fetch(self, name: str) -> Iterator[bytes]:
         """Give ``<root>/<name>`` as a tar stream; a missing directory is an empty tar."""
+        return self._stream("fetch", name=name)
+
+    def snapshot(self, name: str, most: int, *, hold: bool = True) -> Snapshot:
+        """List the files below ``<root>/<name>``, but for those that are unfinished by their names (``*.tmp``, ``.*``).
+
+        :param most: files; where there are more, there is one more in the list than that, and nothing is held.
+        :param hold: keep the files on the node as they were at one time, for ``pick``, until the next snapshot or ``release``.
+        :raises NodeCommandFailed: files are being written all the time; or the node sent something that is no such list.
+        """
+        return snapshots.parse(self._stream("snapshot", name=name, most=most, hold=hold), most)
+
+    def pick(self, snapshot: Snapshot, numbers: Sequence[int]) -> Iterator[tuple[int, Iterator[bytes]]]:
+        """Give number and content of files of a snapshot, in the order of the numbers.
+
+        :param numbers: places in its list, ascending.
+        :raises NodeCommandFailed: a file was written to since, or the node sent something else than these files.
+        """
+        ranges = json.dumps(snapshots.ranges(numbers)).encode()
+        return snapshots.picked(self._stream("pick", ranges, snapshot=snapshot.id), snapshot, numbers)
+
+    def release(self) -> None:
+        """Let the node forget what it holds of a snapshot."""
+        for _ in self._stream("release"):
+            pass
+
+    def _stream(self, op: str, body: bytes = b"", **fields: Any) -> Iterator[bytes]:
         session = self._use()
-        exchange = session.begin("fetch", credit=protocol.WINDOW, name=name, window=protocol.WINDOW)
+        exchange = session.begin(op, body, credit=protocol.WINDOW, window=protocol.WINDOW, **fields)
         try:
             yield from session.pieces(exchange, self.options.reply_timeout)
         finally:

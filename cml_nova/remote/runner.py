@@ -13,8 +13,8 @@ The disk may be full at any time, by the process's own doing. What must be writt
 there from the start, or into room that was put by: the state at the end, the last lines of the log, a stop, the generation.
 
 Below the root: ``generation``, ``tasks/<attempt>/<task>/{lock,state.json,log,wake,stop,heartbeat,reserve.*}``, the uploaded directories,
-``output``, ``checkpoints``, ``input``, ``hostfile``. Imports are few, and late where they are costly: dozens of nodes may be simulated
-on one machine.
+``output``, ``checkpoints``, ``input``, ``hostfile``, ``snapshots``. Imports are few, and late where they are costly: dozens of nodes may
+be simulated on one machine.
 """
 
 # Of signal, socket and json the C parts only: what their Python parts drag in (enum, re, selectors) is more than the whole rest.
@@ -44,6 +44,8 @@ RESERVE, LOG_RESERVE = 4096, 1 << 16  # bytes put by for a state and for the las
 MOST_PROCESSES, MOST_THREADS = 64, 16  # that a look at where processes stand goes into
 #: what a session may ask whose worker has lost the job, because it changes nothing
 LOOKING = ("hello", "processes", "follow", "fetch")
+#: seconds that a file which is open for writing must have rested, and that a snapshot waits for that
+SETTLE, SETTLE_LIMIT = 1.0, 10.0
 
 
 class Refused(Exception):
@@ -964,11 +966,14 @@ def read_exactly(fd: int, size: int) -> bytes:
     return b"".join(parts)
 
 
-def unpack(root: str, generation: int, name: str, digest: "str | None", source: int) -> None:
+def unpack(root: str, generation: int, name: str, digest: "str | None", before: "int | None", source: int) -> None:
     """Unpack what the worker sends beside its place, then put it there in one step; runs in a child of the session.
 
     Each member comes as a big-endian 32-bit length, a JSON object of that length, and its content; a length of 0 is the end. No
     archive that needs a library: importing one takes longer than unpacking the code of most jobs.
+
+    :param before: the attempt that is to find it there; None for any time.
+    :raises Refused: that attempt has begun already: whoever sends this is late.
     """
     target, mark = inside(root, name, "name"), digest_file(root, name)
     fresh, old = "%s.%d.new" % (target, os.getpid()), "%s.%d.old" % (target, os.getpid())
@@ -980,6 +985,8 @@ def unpack(root: str, generation: int, name: str, digest: "str | None", source: 
                 break
             unpack_member(source, from_json(read_exactly(source, size).decode()), fresh)
         with Change(root, generation):
+            if before is not None and attempts(root)[-1:] >= [before]:
+                raise Refused("attempt %d has begun without this" % before)
             if os.path.exists(mark):
                 os.unlink(mark)
             if os.path.lexists(target):
@@ -1018,7 +1025,7 @@ def unpack_member(source: int, member: dict, directory: str) -> None:
                 write_all(file.fileno(), piece)
                 left -= len(piece)
         os.chmod(path, member["mode"] & 0o755 | 0o600)
-        os.utime(path, (member["mtime"], member["mtime"]))
+        os.utime(path, ns=(member["mtime_ns"], member["mtime_ns"]))
     elif kind == "link":
         inner = os.path.realpath(os.path.join(parent, member["target"]))
         if os.path.isabs(member["target"]) or not inner.startswith(os.path.realpath(directory) + "/"):
@@ -1079,6 +1086,132 @@ def pack_file(sink: int, fd: int, status: os.stat_result, name: str) -> None:
         write_all(sink, piece)
         left -= len(piece)
     write_all(sink, b"\0" * (-status.st_size % 512))
+
+
+# --------------------------------------------------------------------------------------------------------------- snapshots
+
+
+def list_files(top: str, most: int) -> list:
+    """List the regular files below a directory as (path, size, mtime_ns, inode), sorted; one more than ``most`` at the utmost.
+
+    What is unfinished by its name (``*.tmp``, ``.*``) is left out. A link to a file inside the directory counts as that file.
+    """
+    found: list = []
+    real = os.path.realpath(top) + "/"
+    for path, directories, files in os.walk(top):
+        directories[:] = [name for name in directories if is_finished(name)]
+        for name in filter(is_finished, files):
+            full = os.path.join(path, name)
+            try:
+                status = os.stat(full)
+            except OSError:
+                continue  # it has vanished, or is a link to nothing
+            if status.st_mode & 0o170000 == 0o100000 and (not os.path.islink(full) or os.path.realpath(full).startswith(real)):
+                found.append((os.path.relpath(full, top), status.st_size, status.st_mtime_ns, status.st_ino))
+                if len(found) > most:
+                    return found
+    return sorted(found)
+
+
+def is_finished(name: str) -> bool:
+    return not name.startswith(".") and not name.endswith(".tmp")
+
+
+def snapshot(root: str, name: str, most: int, hold: bool, sink: int) -> None:
+    """Write what files a directory has: a line with an id, then a line for each (JSON). Runs in a child of the session.
+
+    :param most: of more files than that none is held.
+    :param hold: hard links keep the files as they were all at one time, under this id, until the next snapshot or ``release``.
+    :raises Refused: there is no such time, for files are being written all the while.
+    """
+    top, ident, limit = inside(root, name, "name"), os.urandom(16).hex(), time.monotonic() + SETTLE_LIMIT
+    while True:
+        files = list_files(top, most)
+        if not hold or len(files) > most:
+            break
+        busy = being_written(top, files)
+        if not busy:
+            release(root)
+            if hold_files(root, top, ident, files) and list_files(top, most) == files:
+                break
+        if time.monotonic() > limit:
+            what = "%r is being written" % busy if busy else "files come and go"
+            raise Refused("%s: %s all the time: write under a name that ends in .tmp, and rename at the end" % (name, what))
+        time.sleep(0.1)
+    lines = [to_json({"snapshot": ident}), *(to_json(file[:3]) for file in files)]
+    write_all(sink, "".join(line + "\n" for line in lines).encode())
+
+
+def being_written(top: str, files: list) -> str:
+    """Name a file that was written to just now, and that a process has open for more; nothing if there is none.
+
+    One that is open for long and rests, as a log may be, is taken as it is.
+    """
+    now = time.time()
+    young = {inode: path for path, _, mtime_ns, inode in files if abs(now - mtime_ns / 1e9) < SETTLE}
+    if not young:
+        return ""
+    device = os.stat(top).st_dev
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            fds = os.listdir("/proc/%s/fd" % pid)
+        except OSError:
+            continue  # it is gone, or another user's
+        for fd in fds:
+            try:
+                status = os.stat("/proc/%s/fd/%s" % (pid, fd))
+            except OSError:
+                continue
+            if status.st_dev == device and status.st_ino in young:
+                flags = read_text("/proc/%s/fdinfo/%s" % (pid, fd)).partition("flags:")[2].split()
+                if flags and int(flags[0], 8) & (os.O_WRONLY | os.O_RDWR):
+                    return young[status.st_ino]
+    return ""
+
+
+def hold_files(root: str, top: str, ident: str, files: list) -> bool:
+    """Link files into a directory of this id under their numbers; False if one has vanished meanwhile."""
+    directory = os.path.join(root, "snapshots", ident)
+    os.makedirs(directory)
+    for number, file in enumerate(files):
+        try:
+            os.link(os.path.realpath(os.path.join(top, file[0])), os.path.join(directory, str(number)))
+        except FileNotFoundError:
+            return False
+    write_file(os.path.join(directory, "list"), to_json(files).encode())
+    return True
+
+
+def pick(root: str, ident: str, ranges: list, sink: int) -> None:
+    """Write files that a snapshot holds as a tar stream, under their numbers. Runs in a child of the session.
+
+    :param ranges: [first, last] of the numbers.
+    :raises Refused: one was written to in place since it was held.
+    """
+    directory = os.path.join(root, "snapshots", check_name(ident, "snapshot"))
+    text = read_text(os.path.join(directory, "list"))
+    if not text:
+        raise Refused("the snapshot is gone: there is a newer one")
+    files = from_json(text)
+    for number in [number for first, last in ranges for number in range(first, last + 1)]:
+        path, size, mtime_ns, _ = files[number]
+        fd = os.open(os.path.join(directory, str(number)), os.O_RDONLY)
+        try:
+            before = os.fstat(fd)
+            if (before.st_size, before.st_mtime_ns) == (size, mtime_ns):
+                pack_file(sink, fd, before, str(number))
+            after = os.fstat(fd)
+        finally:
+            os.close(fd)
+        if (after.st_size, after.st_mtime_ns) != (size, mtime_ns):
+            raise Refused("%r was written to while it was saved: write under a name that ends in .tmp, and rename at the end" % path)
+    write_all(sink, b"\0" * 1024)
+
+
+def release(root: str) -> None:
+    """Let go of what is held. Runs in a child of the session."""
+    import shutil
+    shutil.rmtree(os.path.join(root, "snapshots"), ignore_errors=True)
 
 
 # ----------------------------------------------------------------------------------------------------------------- samples
@@ -1174,10 +1307,10 @@ class Child:
 class Upload:
     """Takes pieces in and feeds them to an unpacking child."""
 
-    def __init__(self, session: "Session", number: int, name: str, digest: "str | None") -> None:
+    def __init__(self, session: "Session", number: int, name: str, digest: "str | None", before: "int | None") -> None:
         self.session, self.number = session, number
         self.buffer, self.complete = bytearray(), False
-        self.child = Child(lambda fd: unpack(session.root, session.generation, name, digest, fd), sends=False)
+        self.child = Child(lambda fd: unpack(session.root, session.generation, name, digest, before, fd), sends=False)
 
     def fds(self) -> dict:
         found = {self.child.word: select.POLLIN}
@@ -1216,11 +1349,11 @@ class Upload:
 
 
 class Fetch:
-    """Sends what a packing child writes, as far as the receiver's window goes."""
+    """Sends what a child writes, as far as the receiver's window goes."""
 
-    def __init__(self, session: "Session", number: int, name: str, window: int) -> None:
+    def __init__(self, session: "Session", number: int, window: int, work) -> None:  # type: ignore[no-untyped-def]
         self.session, self.number, self.credit = session, number, window
-        self.child = Child(lambda fd: pack(session.root, name, fd), sends=True)
+        self.child = Child(work, sends=True)
 
     def fds(self) -> dict:
         return {self.child.data: select.POLLIN} if self.credit > FRAME_COST and self.session.relaxed() else {}
@@ -1565,7 +1698,7 @@ class Session:
         if digest and read_text(digest_file(self.root, name)) == digest and os.path.isdir(inside(self.root, name, "name")):
             self.answer(number, have=True)
         else:
-            self.streams[number] = Upload(self, number, name, digest)
+            self.streams[number] = Upload(self, number, name, digest, header.get("before"))
             self.send({"id": number, "go": True})
 
     def do_write(self, number: int, header: dict, body: bytes) -> None:
@@ -1614,13 +1747,33 @@ class Session:
         self.stops[number] = Stop(self.root, self.generation, header["attempt"], header["grace"], header["tasks"], header["dump"])
 
     def do_fetch(self, number: int, header: dict, body: bytes) -> None:
-        path = inside(self.root, header["name"], "name")
-        if not os.path.isdir(path) or not os.listdir(path):
-            # The usual case on most nodes of a job: no child for that. Two empty blocks are the end of a tar.
+        name = header["name"]
+        if self.empty(name):
+            # Two empty blocks are the end of a tar.
             self.send({"id": number, "data": True}, bytes(1024))
             self.answer(number)
-            return
-        self.streams[number] = Fetch(self, number, header["name"], header["window"])
+        else:
+            self.streams[number] = Fetch(self, number, header["window"], lambda fd: pack(self.root, name, fd))
+
+    def empty(self, name: str) -> bool:
+        """Tell whether a directory has nothing in it: the usual case on most nodes of a job, and no child is needed for that."""
+        path = inside(self.root, name, "name")
+        return not os.path.isdir(path) or not os.listdir(path)
+
+    def do_snapshot(self, number: int, header: dict, body: bytes) -> None:
+        name, most, hold = header["name"], header["most"], header["hold"]
+        if self.empty(name):
+            self.send({"id": number, "data": True}, to_json({"snapshot": ""}).encode() + b"\n")
+            self.answer(number)
+        else:
+            self.streams[number] = Fetch(self, number, header["window"], lambda fd: snapshot(self.root, name, most, hold, fd))
+
+    def do_pick(self, number: int, header: dict, body: bytes) -> None:
+        ident, ranges = header["snapshot"], from_json(body.decode())
+        self.streams[number] = Fetch(self, number, header["window"], lambda fd: pick(self.root, ident, ranges, fd))
+
+    def do_release(self, number: int, header: dict, body: bytes) -> None:
+        self.streams[number] = Fetch(self, number, header["window"], lambda fd: release(self.root))
 
 
 def bind(port: int) -> "socket.socket | None":

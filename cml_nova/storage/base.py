@@ -77,6 +77,11 @@ def artifact_prefix(job_id: str) -> str:
     return f"jobs/{job_id}/artifacts"
 
 
+def checkpoint_prefix(job_id: str) -> str:
+    """Prefix of what is saved of a job's checkpoints while it runs; see ``worker.checkpoints``."""
+    return f"jobs/{job_id}/checkpoints"
+
+
 def job_prefix(job_id: str) -> str:
     """Prefix of everything that is kept of a job."""
     return f"jobs/{job_id}"

@@ -17,6 +17,7 @@ from cml_nova.worker.crew import Crew
 from cml_nova.worker.hang import Hang, find_hang, interval
 from cml_nova.worker.logs import LogSaver
 from cml_nova.worker.processes import process_specs
+from cml_nova.worker.saving import Saver
 from cml_nova.worker.work import Work
 
 LOG = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class Attempt:
         #: what each node last said of the silence of its processes, and when by the monotonic clock
         self._idle: dict[int, tuple[float, list[Idle]]] = {}
         self._leaving = Leave()
+        self._checkpoints = Saver(work, crew, self.report)
         for task in self._tasks:
             # What a worker before us saved, but did not report, is to be found even if the node is lost.
             self.saver.resume(work.job.attempt, task.name)
@@ -125,6 +127,15 @@ class Attempt:
         for rank in ranks:
             self._followers[rank].join(max(0.0, deadline - time.monotonic()))
 
+    def look(self) -> None:
+        """Report what has been gathered, and save checkpoints where it is time."""
+        self.report()
+        self._checkpoints.look()
+
+    def save_last(self) -> None:
+        """Save the checkpoints that the stopped processes have left on nodes that answer."""
+        self._checkpoints.save_last(tuple(self._unreachable))
+
     def forget(self, ranks: Iterable[int]) -> None:
         """Have no more to do with nodes that are lost."""
         for rank in ranks:
@@ -133,12 +144,13 @@ class Attempt:
             self._crew.drop(rank)
 
     def leave(self) -> None:
-        """Stop following; the processes go on."""
+        """Stop following and saving; the processes go on."""
         self._leaving.set()
+        self._checkpoints.close()
 
     def pause(self, longest: float) -> float:
         """Give the seconds after which there may be something to report, where nothing wakes the job before."""
-        return _GATHERING if self._gathers() else longest
+        return min(_GATHERING if self._gathers() else longest, self._checkpoints.due_in())
 
     def _gathers(self) -> bool:
         """Tell whether metrics that come now may wait a moment for others."""

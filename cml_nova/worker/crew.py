@@ -100,16 +100,20 @@ class Crew:
         """Do something on several nodes in parallel; a node's RemoteError is its result."""
 
         def guarded(rank: int) -> T | exception.RemoteError:
-            address = self._work.access(self._work.job.nodes[rank])
-            if not address:
-                return exception.RemoteError(f"node {rank} has no address")
             try:
-                return action(rank, self._machine(rank, address))
+                return action(rank, self.machine(rank))
             except exception.RemoteError as error:
                 return error
 
         futures = {rank: self._threads.submit(guarded, rank) for rank in ranks}
         return {rank: future.result() for rank, future in futures.items()}
+
+    def machine(self, rank: int) -> Machine:
+        """Give a node's machine, connected or not. :raises RemoteError: the node has no address."""
+        address = self._work.access(self._work.job.nodes[rank])
+        if not address:
+            raise exception.RemoteError(f"node {rank} has no address")
+        return self._machine(rank, address)
 
     def drop(self, rank: int) -> None:
         """Close the connection to a node that is lost."""

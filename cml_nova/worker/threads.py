@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 
@@ -38,6 +39,12 @@ class Threads:
             self._running += 1
         threading.Thread(target=self._work, name=self._name, daemon=True).start()
         return future
+
+    def each(self, function: Callable[[A], T], items: Iterable[A]) -> list[T]:
+        """Call a function with each item; when all calls have ended give their results, or raise what the first to fail raised."""
+        futures = [self.submit(function, item) for item in items]
+        wait(futures)
+        return [future.result() for future in futures]
 
     def close(self) -> None:
         """Cancel what has not begun; what runs goes on."""

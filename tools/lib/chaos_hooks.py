@@ -169,7 +169,7 @@ def _hook_cloud(probe: Probe) -> None:
 
 
 def _hook_machines(probe: Probe) -> None:
-    connect, fetch = Machine.connect, Machine.fetch
+    connect, fetch, pick = Machine.connect, Machine.fetch, Machine.pick
 
     @wraps(connect)
     def connecting(machine: Machine, timeout: float) -> Any:
@@ -184,7 +184,15 @@ def _hook_machines(probe: Probe) -> None:
         yield from fetch(machine, name)
         probe.hit(f"ssh fetched {name}")
 
-    Machine.connect, Machine.fetch = connecting, fetching  # type: ignore[method-assign,assignment]
+    @wraps(pick)
+    def picking(machine: Machine, *args: Any) -> Iterator[Any]:
+        yield from pick(machine, *args)
+        probe.hit("ssh picked")
+
+    Machine.connect, Machine.fetch, Machine.pick = connecting, fetching, picking  # type: ignore[method-assign,assignment]
+    after(Machine, "snapshot", lambda _, machine, name, *args, hold=True: f"ssh snapshot {name}" if hold else None, probe)
+    after(Machine, "release", lambda *_: "ssh release", probe)
+    after(Machine, "restore", lambda _, machine, name, *args: f"ssh restore {name}", probe)
     after(Machine, "upload", lambda _, machine, name, *args: f"ssh upload {name}", probe)
     after(Machine, "write", lambda _, machine, name, *args: f"ssh write {name}", probe)
     after(Machine, "free_ports", lambda *_: "ssh free_ports", probe)

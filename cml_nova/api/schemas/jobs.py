@@ -66,6 +66,7 @@ JOB_REQUEST = request({
     "max_run_time": integer(1, YEAR),
     "max_wait_time": integer(1, YEAR),
     "max_restarts": integer(0, 100),
+    "checkpoint_interval": {"type": "number", "minimum": 1, "maximum": 86400},
     "recover_on_exit_codes": array(integer(1, 255), maxItems=255, uniqueItems=True),
     "hang_timeout": integer(1, YEAR, description="Seconds without a log line or heartbeat after which processes count as hanging."),
     "priority": PRIORITY,
@@ -105,7 +106,7 @@ JOB = record({
     "framework": _FRAMEWORK, "image": _IMAGE, "roles": _ROLES, "command": _ANY_COMMAND, "env": {"type": "object"},
     "source": nullable(record({"package": _STRING, "sha256": _STRING, "size": _NUMBER})), "setup": nullable(_ANY_COMMAND),
     "max_run_time": _NUMBER, "max_wait_time": _NUMBER, "max_restarts": _NUMBER, "recover_on_exit_codes": array(_NUMBER),
-    "hang_timeout": nullable(_NUMBER),
+    "hang_timeout": nullable(_NUMBER), "checkpoint_interval": nullable({"type": "number"}),
     "availability_zone": nullable(_STRING), "network": nullable(_STRING), "ssh_authorized_keys": array(_STRING),
     "attempt": _NUMBER, "error_restarts": _NUMBER, "infra_restarts": _NUMBER,
     "exit_code": nullable(_NUMBER), "failed_task": nullable(_STRING),
@@ -167,4 +168,6 @@ NODE = record({
 }, title="Node")
 NODES = record({"nodes": array(NODE)})
 
+CHECKPOINT = record({"checkpoint": nullable(record(
+    {"attempt": _NUMBER, "saved_at": TIME, "files": _NUMBER, "bytes": _NUMBER}, title="Checkpoint"))})
 ARTIFACTS = record({"artifacts": array(record({"path": _STRING, "size": _NUMBER, "updated_at": TIME}, title="Artifact"))})

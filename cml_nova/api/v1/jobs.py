@@ -28,7 +28,7 @@ RESOURCE = Resource("jobs", __name__)
 
 #: keys of the specification that are shown as they are
 _SHOWN = ("framework", "roles", "command", "env", "source", "setup", "max_run_time", "max_wait_time", "max_restarts",
-          "recover_on_exit_codes", "hang_timeout", "availability_zone", "network", "ssh_authorized_keys")
+          "recover_on_exit_codes", "hang_timeout", "checkpoint_interval", "availability_zone", "network", "ssh_authorized_keys")
 
 
 def find(job_id: str, policy: str) -> Job:

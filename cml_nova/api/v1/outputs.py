@@ -17,6 +17,7 @@ from cml_nova.api.services import services
 from cml_nova.api.v1.jobs import find
 from cml_nova.api.views import iso, maybe_iso, page_size, paged, seconds
 from cml_nova.db import events as db_events
+from cml_nova.db import jobs as db_jobs
 from cml_nova.db import metrics as db_metrics
 from cml_nova.db import nodes as db_nodes
 from cml_nova.db.models import Job, Node, Task
@@ -125,6 +126,18 @@ def _node(node: Node, tasks: list[Task]) -> dict[str, Any]:
             "started_at": maybe_iso(task.started_at), "ended_at": maybe_iso(task.ended_at),
         } for task in tasks],
     }
+
+
+@RESOURCE.operation("GET", "/jobs/<job_id>/checkpoint", policy="jobs:get_artifacts", response=schemas.CHECKPOINT)
+def checkpoint(job_id: str) -> Any:
+    """Say what was saved last of the job's checkpoints while it ran: what its next attempt would go on from."""
+    find(job_id, "jobs:get_artifacts")
+    with services().db.read() as session:
+        known = db_jobs.checkpoint(session, job_id)
+    if known is None:
+        return {"checkpoint": None}
+    return {"checkpoint": {"attempt": known["attempt"], "saved_at": iso(known["saved_at"]), "files": known["files"],
+                           "bytes": known["bytes"]}}
 
 
 @RESOURCE.operation("GET", "/jobs/<job_id>/artifacts", policy="jobs:get_artifacts", response=schemas.ARTIFACTS)

@@ -11,9 +11,11 @@ from oslo_log import log as logging
 from cml_nova import exception
 from cml_nova.remote import Leave, Machine, ProcessSpec, ProcessState
 from cml_nova.states import Cause, Outcome, Phase
+from cml_nova.worker.beside import beside
 from cml_nova.worker.crew import Crew
 from cml_nova.worker.logs import LogSaver
 from cml_nova.worker.processes import SETUP_ATTEMPT, user_environment, working_directory
+from cml_nova.worker.saving import restore, told_of_restore
 from cml_nova.worker.work import Work
 
 LOG = logging.getLogger(__name__)
@@ -99,21 +101,19 @@ def _set_up(work: Work, crew: Crew) -> None:
             saver.finish(SETUP_ATTEMPT, task)
         return done[task]
 
-    ended = Leave()
-    results: dict[int, Any] = {}
-    thread = threading.Thread(target=lambda: results.update(crew.each(on_node, _ranks(work))), name="setup", daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(_TICK)
+    def look() -> None:
         if work.ended_early() or work.job.phase_seconds > work.conf.conductor.bootstrap_timeout:
             ended.set()
+
+    ended = Leave()
+    results = beside("setup", lambda: crew.each(on_node, _ranks(work)), look)
     if work.job.phase_seconds > work.conf.conductor.bootstrap_timeout:
         raise _NotReady(Cause.TIMEOUT, f"The setup command did not end within {work.conf.conductor.bootstrap_timeout} s.")
     if work.ended_early():
         return
     _raise_first(work, results)
     for rank, state in results.items():
-        if state.exit_code != 0:
+        if isinstance(state, ProcessState) and state.exit_code != 0:
             task = f"{slots[rank].role}:{slots[rank].index}"
             tail = "\n".join(saver.last_lines(SETUP_ATTEMPT, task, 5))
             raise _NotReady(
@@ -127,6 +127,11 @@ def _make_attempt(work: Work, crew: Crew) -> None:
     if work.job.attempt:
         # A node that was out of reach when the last attempt was stopped may still run it.
         _raise_first(work, crew.each(lambda rank, machine: machine.stop(work.job.attempt, 0), _ranks(work)))
+    attempt = work.job.attempt + 1
+    given = _restore(work, crew, attempt)
+    if work.ended_early():
+        return work.report(phase=Phase.TEARDOWN)
+    _raise_first(work, given)
     needed = {rank: sum(t.ports for t in layout.tasks if t.node == rank) for rank in _ranks(work)}
     results = crew.each(lambda rank, machine: machine.free_ports(needed[rank]), _ranks(work))
     _raise_first(work, results)
@@ -135,9 +140,19 @@ def _make_attempt(work: Work, crew: Crew) -> None:
     for task in layout.tasks:
         mine, ports[task.node] = ports[task.node][:task.ports], ports[task.node][task.ports:]
         table.append({"task": task.name, "address": work.job.nodes[task.node]["address"], "ports": mine})
-    attempt = work.job.attempt + 1
+    told = [told_of_restore(work, attempt, given)] if work.job.attempt else []
     work.report(
         phase=Phase.RUNNING, attempt=attempt, runtime={**work.job.runtime, "table": table},
         tasks=[{"attempt": attempt, "name": t.name, "node_rank": t.node, "state": "PENDING"} for t in layout.tasks],
-        events=[("phase", f"All nodes are ready; attempt {attempt} starts.", {"phase": str(Phase.RUNNING), "attempt": attempt})],
+        events=[*told, ("phase", f"All nodes are ready; attempt {attempt} starts.", {"phase": str(Phase.RUNNING), "attempt": attempt})],
     )
+
+
+def _restore(work: Work, crew: Crew, attempt: int) -> dict[int, Any]:
+    """Give every node the job's checkpoint, for as long as the job is wanted."""
+    def look() -> None:
+        if work.ended_early():
+            stop.set()
+
+    stop = threading.Event()
+    return beside("restore", lambda: restore(work, crew, attempt, stop), look)

@@ -11,40 +11,44 @@ from cml_nova import exception
 from cml_nova.remote import Machine, archive
 from cml_nova.states import Cause, Outcome, Phase, Target
 from cml_nova.storage.base import artifact_prefix
+from cml_nova.worker.beside import beside
 from cml_nova.worker.crew import Crew
+from cml_nova.worker.saving import Event, rescue
 from cml_nova.worker.work import Work
 
 LOG = logging.getLogger(__name__)
 
 #: what is collected: the directories behind $CML_OUTPUT_DIR and $CML_CHECKPOINT_DIR
 _PARTS = ("output", "checkpoints")
-_TICK = 0.5
 _RETRY_PAUSE = 1.0
 
 
 def run(work: Work, crew: Crew) -> None:
     """Bring the job to TEARDOWN, with its outcome."""
     stop = threading.Event()
-    failures: dict[int, str] = {}
-    thread = threading.Thread(target=lambda: failures.update(_collect_all(work, crew, stop)), name="collect", daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(_TICK)
+
+    def collect() -> tuple[dict[int, str], str]:
+        failures = _collect_all(work, crew, stop)
+        return failures, rescue(work, sorted(failures))
+
+    def look() -> None:
         if _unwanted(work) or work.job.phase_seconds > work.conf.conductor.collect_timeout:
             stop.set()
+
+    failures, instead = beside("collect", collect, look)
     trained = work.job.runtime.get("trained", False)
     what = "; ".join(f"node {rank}: {why}" for rank, why in sorted(failures.items()))
+    told: list[Event] = [("collect", f"Outputs are missing: {what} {instead}".strip(), {})] if failures else []
     if work.job.outcome is None and work.job.target == Target.DELETE:
         work.report(phase=Phase.TEARDOWN)
     elif trained and failures:
         work.report(phase=Phase.TEARDOWN, outcome=Outcome.FAILED, cause=Cause.INFRA_LOST,
                     status_reason=f"The training succeeded, but its outputs could not be brought back: {what}",
-                    events=[("collect", f"Outputs are missing: {what}", {})])
+                    events=told)
     else:
-        events: list[tuple[str, str, dict[str, str]]] = [("collect", f"Outputs are missing: {what}", {})] if failures else []
         outcome = {"outcome": Outcome.SUCCEEDED, "progress": 100, "cause": None, "status_reason": None} if trained else {}
         work.report(phase=Phase.TEARDOWN, **outcome,
-                    events=[*events, ("phase", "The servers are deleted now.", {"phase": str(Phase.TEARDOWN)})])
+                    events=[*told, ("phase", "The servers are deleted now.", {"phase": str(Phase.TEARDOWN)})])
 
 
 def _unwanted(work: Work) -> bool:

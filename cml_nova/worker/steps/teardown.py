@@ -8,6 +8,7 @@ from oslo_log import log as logging
 
 from cml_nova.compute import remains
 from cml_nova.states import Cause, Outcome, Phase
+from cml_nova.storage.base import checkpoint_prefix
 from cml_nova.worker.crew import Crew
 from cml_nova.worker.work import Work
 
@@ -34,6 +35,8 @@ def run(work: Work, crew: Crew) -> None:
             work.lease.wake.clear()
             work.lease.check()
             pause = min(_PAUSE_MAX, pause * 1.5)
+    # What nodes no longer hold is among the artifacts.
+    work.tools.storage.delete(checkpoint_prefix(work.job.id))
     work.report(
         phase=Phase.DONE,
         nodes=[{"rank": n["rank"], "status": "DELETED", "unreachable_since": None} for n in work.job.nodes],

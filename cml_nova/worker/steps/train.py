@@ -51,7 +51,7 @@ def _observe(work: Work, attempt: Attempt) -> None:
         if work.ended_early():
             return _end_early(work, attempt)
         verdict = work.job.framework.verdict(work.job.layout, attempt.states())
-        attempt.report()
+        attempt.look()
         if verdict.outcome == Outcome.SUCCEEDED:
             return _succeed(work, attempt)
         if verdict.outcome == Outcome.FAILED:
@@ -118,6 +118,7 @@ def _fail(work: Work, attempt: Attempt) -> None:
     if lost:
         return _lose(work, attempt, lost)
     attempt.stop(work.conf.remote.stop_grace)
+    attempt.save_last()
     culprit, diagnosis = _culprit(work, attempt)
     state = attempt.states()[culprit]
     if diagnosis.broken_node:
@@ -136,6 +137,7 @@ def _end_hang(work: Work, attempt: Attempt, hang: Hang) -> None:
     """No sign of life for too long: the processes are stopped, with word of where they are in their logs. That counts as an error."""
     last = attempt.saver.last_lines(work.job.attempt, hang.task, 1)
     attempt.stop(work.conf.remote.stop_grace, dump=True)
+    attempt.save_last()
     reason = (f"{hang} (hang_timeout is {work.job.spec['hang_timeout']} s). "
               + (f"Its last line:\n{last[0]}" if last else "It has logged nothing."))
     _restart_or_end(work, attempt, "error_restarts", Phase.BOOTSTRAPPING, Cause.TIMEOUT, reason, kind="hang", task=hang.task)
@@ -193,6 +195,7 @@ def _start_anew(work: Work, attempt: Attempt, phase: Phase, cause: Cause, reason
                 nodes: Sequence[dict[str, Any]] = (), doomed: Sequence[str] = ()) -> None:
     """Stop what runs and start another attempt, unless there were too many."""
     attempt.stop(work.conf.remote.stop_grace)
+    attempt.save_last()
     if doomed and work.job.infra_restarts < work.conf.conductor.max_infra_restarts:
         # A lost server may be alive and only shut off or taken for another: it must not stay beside its replacement.
         work.tools.fleet.delete(doomed)

@@ -73,6 +73,7 @@ def test_what_the_worker_reads(api: Api) -> None:
         "source": {"package": package["id"], "sha256": package["sha256"], "size": package["size"]},
         "setup": "pip install x", "max_run_time": 60, "max_wait_time": 30, "max_restarts": 3, "recover_on_exit_codes": [75],
         "hang_timeout": 90,
+        "checkpoint_interval": 60,
         "availability_zone": "az1", "network": "22222222-0000-4000-8000-000000000001", "ssh_authorized_keys": [KEY],
     }
     sealed = api.vault.open(found.sealed)

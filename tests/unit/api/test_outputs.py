@@ -172,6 +172,16 @@ def test_nodes_with_the_tasks_of_the_newest_attempt(api: Api) -> None:
                                   "started_at": "1970-01-01T00:16:40.000Z", "ended_at": None}]
 
 
+def test_what_is_saved_of_the_checkpoints(api: Api) -> None:
+    job_id = running(api)
+    path = f"/v1/jobs/{job_id}/checkpoint"
+    assert api.get(path).json == {"checkpoint": None}
+    saved = {"id": "1/u", "attempt": 2, "saved_at": 1000.0, "files": 3, "bytes": 1 << 40}
+    with api.db.write() as session:
+        session.execute(update(Job).where(Job.id == job_id).values(runtime={"table": [], "checkpoint": saved}))
+    assert api.get(path).json == {"checkpoint": {"attempt": 2, "saved_at": "1970-01-01T00:16:40.000Z", "files": 3, "bytes": 1 << 40}}
+
+
 def test_artifacts(api: Api) -> None:
     job_id = running(api)
     path = f"/v1/jobs/{job_id}/artifacts"

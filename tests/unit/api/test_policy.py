@@ -43,6 +43,7 @@ MATRIX: dict[str, dict[str, int]] = {
     "GET /v1/jobs/{job_id}/events": READ,
     "GET /v1/jobs/{job_id}/metrics": READ,
     "GET /v1/jobs/{job_id}/nodes": READ,
+    "GET /v1/jobs/{job_id}/checkpoint": READ,
     "GET /v1/jobs/{job_id}/artifacts": READ,
     "GET /v1/jobs/{job_id}/artifacts/{path}": READ,
     "POST /v1/packages": OWN | {"reader": 403},

@@ -160,11 +160,11 @@ def upload(root: Path, *members: Member, end: bool = True) -> None:
             file.write(struct.pack(">I", len(header)) + header + content)
         file.write(bytes(4 if end else 0))
     with open(root / "in", "rb") as file:
-        runner.unpack(str(root), 0, "source", None, file.fileno())
+        runner.unpack(str(root), 0, "source", None, None, file.fileno())
 
 
 def member(name: str, kind: str = "file", target: str = "", content: bytes = b"") -> Member:
-    return {"type": kind, "name": name, "target": target, "mode": 0o4755, "mtime": 1.5}, content
+    return {"type": kind, "name": name, "target": target, "mode": 0o4755, "mtime_ns": 1_500_000_000}, content
 
 
 def test_unpacking_replaces_the_directory(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_a_package_arrives_as_it_was(tmp_path: Path) -> None:
     package = (tmp_path / "package").read_bytes()
     (tmp_path / "in").write_bytes(b"".join(archive.gathered(archive.members([package], hashlib.sha256(package).hexdigest()), 1000)))
     with open(tmp_path / "in", "rb") as file:
-        runner.unpack(str(tmp_path), 0, "source", None, file.fileno())
+        runner.unpack(str(tmp_path), 0, "source", None, None, file.fileno())
     assert (tmp_path / "source/l").read_bytes() == content
     assert (tmp_path / "source/d").is_dir()
     assert (tmp_path / "source/a/b.py").stat().st_mode & 0o7777 == 0o750

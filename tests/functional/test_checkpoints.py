@@ -1,0 +1,119 @@
+"""Checkpoints outlive the nodes that wrote them: saved while the training runs, given to all nodes before it starts again."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.harness.client import Client
+from tests.harness.cloud import LocalCloud
+from tests.harness.training import Gate, document
+from tests.harness.waiting import until
+
+#: says what it finds in its directory of checkpoints, writes as its environment says for its task, waits at the gate; on TERM it writes
+#: once more. ``WRITE`` is "task path content" separated by ";", ``ON_TERM`` alike
+STEPS = '''
+import os
+import signal
+import sys
+import gate
+
+top = os.environ["CML_CHECKPOINT_DIR"]
+me = os.environ["CML_ROLE"] + ":" + os.environ["CML_ROLE_INDEX"]
+
+def put(plan):
+    for line in filter(None, plan.split(";")):
+        task, path, content = line.split(" ")
+        if task == me:
+            path = os.path.join(top, path)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path + ".tmp", "w") as file:
+                file.write(content)
+            os.rename(path + ".tmp", path)
+
+def end(*_):
+    put(os.environ.get("ON_TERM", ""))
+    os._exit(0)
+
+signal.signal(signal.SIGTERM, end)
+for directory, _, files in sorted(os.walk(top)):
+    for name in sorted(files):
+        path = os.path.join(directory, name)
+        print("found", os.path.relpath(path, top), open(path).read(), flush=True)
+attempt = os.environ["CML_ATTEMPT"]
+put(os.environ.get("WRITE_" + attempt, ""))
+print("ready", flush=True)
+word = gate.wait()
+sys.exit(int(word.split()[1]) if word.startswith("exit") else 0)
+'''
+
+
+def found(client: Client, job_id: str, attempt: int, task: str) -> dict[str, str]:
+    """Give what a process has found in its directory of checkpoints."""
+    lines = [line.split(" ") for line in client.log(job_id, task, attempt=attempt).splitlines() if line.startswith("found ")]
+    return {path: content for _, path, content in lines}
+
+
+def saved(client: Client, job_id: str, files: int = 1) -> None:
+    """Wait until a checkpoint of so many files is saved."""
+    until(lambda: (client.get(f"/v1/jobs/{job_id}/checkpoint")["checkpoint"] or {}).get("files") == files, 30, f"{files} saved files")
+
+
+def lose(client: Client, cloud: LocalCloud, gate: Gate, job_id: str, *ranks: int) -> None:
+    """Have nodes vanish, and wait for the processes of the next attempt."""
+    before = len(gate.visitors)
+    lost = [client.nodes(job_id)[rank]["server_id"] for rank in ranks]
+    for server in lost:
+        cloud.fault("server", server=server, fault="vanish")
+    gate.expect(before + 2)
+
+
+def begin(client: Client, gate: Gate, **env: str) -> str:
+    job_id = client.submit(document(env={**gate.env, **env}, checkpoint_interval=1), gate.files(STEPS))
+    gate.expect(2)
+    return job_id
+
+
+def stories(client: Client, job_id: str) -> list[str]:
+    return [event["message"] for event in client.events(job_id) if event["kind"] == "checkpoint"]
+
+
+@pytest.mark.parametrize("lost", [(0,), (1,), (0, 1)])
+def test_attempt_after_lost_nodes_goes_on_from_what_was_saved_on_every_node(client: Client, cloud: LocalCloud, gate: Gate,
+                                                                             lost: tuple[int, ...]) -> None:
+    job_id = begin(client, gate, WRITE_1="worker:0 step-5/weights five;worker:0 last step-5")
+    saved(client, job_id, files=2)
+    lose(client, cloud, gate, job_id, *lost)
+    gate.open()
+    assert client.succeed(job_id)["attempt"] == 2
+    for task in ("worker:0", "worker:1"):
+        assert found(client, job_id, 1, task) == {}
+        assert found(client, job_id, 2, task) == {"step-5/weights": "five", "last": "step-5"}
+    [told] = stories(client, job_id)
+    assert "Attempt 2 goes on from the checkpoint: 2 files, 10 bytes" in told
+    assert client.artifacts(job_id).keys() == {f"checkpoints/worker-{i}/{name}" for i in (0, 1) for name in ("last", "step-5/weights")}
+
+
+def test_what_is_saved_on_term_counts(client: Client, cloud: LocalCloud, gate: Gate) -> None:
+    job_id = begin(client, gate, WRITE_1="worker:0 step 5", ON_TERM="worker:0 step 6")
+    saved(client, job_id)
+    lose(client, cloud, gate, job_id, 1)
+    gate.open()
+    client.succeed(job_id)
+    assert [found(client, job_id, 2, task) for task in ("worker:0", "worker:1")] == [{"step": "6"}] * 2
+
+
+def test_program_that_fails_goes_on_on_whichever_node_the_writer_is(client: Client, gate: Gate) -> None:
+    """Deleted files stay deleted, whoever else has a copy; of a path that several write, the lowest rank's counts."""
+    job_id = client.submit(document(max_restarts=2, env={
+        **gate.env, "WRITE_1": "worker:0 a 1;worker:0 both zero;worker:1 both one;worker:1 b 1", "WRITE_2": "worker:1 a 2"},
+        checkpoint_interval=3600), gate.files(STEPS))
+    gate.expect(2)
+    gate.open("exit 3", "worker:0")
+    gate.expect(4)
+    gate.open("exit 3", "worker:1")
+    gate.expect(6)
+    gate.open()
+    assert client.succeed(job_id)["attempt"] == 3
+    for task in ("worker:0", "worker:1"):
+        assert found(client, job_id, 2, task) == {"a": "1", "both": "zero", "b": "1"}
+        assert found(client, job_id, 3, task) == {"a": "2", "both": "zero", "b": "1"}
