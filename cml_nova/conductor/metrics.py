@@ -56,13 +56,14 @@ class Standing:
 
 
 def serve(conf: cfg.ConfigOpts, db: Database) -> None:
-    """Answer scrapes in a thread of its own, if ``[conductor] metrics_port`` is set.
-
-    :raises OSError: the port can't be had.
-    """
+    """Answer scrapes in a thread of its own, if ``[conductor] metrics_port`` is set. Without the port, jobs are seen to all the same."""
     options = conf.conductor
     if not options.metrics_port:
         return
+    try:
+        prometheus_client.start_http_server(options.metrics_port, options.metrics_host)
+    except OSError as error:
+        LOG.error("Nobody gets metrics at %s:%d: %s", options.metrics_host, options.metrics_port, error)
+        return
     prometheus_client.REGISTRY.register(Standing(db, options.lease_time / 2))
-    prometheus_client.start_http_server(options.metrics_port, options.metrics_host)
     LOG.info("Metrics are at http://%s:%d/metrics", options.metrics_host, options.metrics_port)

@@ -41,7 +41,7 @@ class Orphans:
         """Compare, and act on what has been so for long enough."""
         context = cml_context.service_context()
         with self._db.read() as session:
-            worker_id = leases.idlest_worker(session, alive_within=self._conf.lease_time / 2)
+            worker_id = leases.idlest_worker(session, alive_within=self._conf.lease_time / 2, even_full=True)
             living, placed = orphans.living(session), orphans.placed(session)
         if worker_id is None:
             return

@@ -175,15 +175,18 @@ def _is_silent(after: float) -> ColumnElement[bool]:
     return and_(Worker.seen_at < now() - after, Worker.id.not_in(holders))
 
 
-def idlest_worker(session: Session, alive_within: float) -> str | None:
-    """Pick the worker with the fewest jobs among those with a free place, heard of within ``alive_within`` seconds."""
+def idlest_worker(session: Session, alive_within: float, *, even_full: bool = False) -> str | None:
+    """Pick the worker with the fewest jobs among those heard of within ``alive_within`` seconds.
+
+    :param even_full: it need not have a free place.
+    """
     load = func.count(Job.id)
     return session.scalar(
         select(Worker.id)
         .outerjoin(Job, and_(Job.worker_id == Worker.id, Job.phase != Phase.DONE))
         .where(Worker.seen_at > now() - alive_within, Worker.draining.is_(False))
         .group_by(Worker.id, Worker.capacity)
-        .having(load < Worker.capacity)
+        .having(or_(literal(even_full), load < Worker.capacity))
         .order_by(load, Worker.id)
         .limit(1)
     )

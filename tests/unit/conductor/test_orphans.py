@@ -13,7 +13,7 @@ from cml_nova import exception
 from cml_nova.conductor import metrics
 from cml_nova.conductor.orphans import Orphans
 from cml_nova.db.engine import Database
-from cml_nova.db.models import Event, Job, Node
+from cml_nova.db.models import Event, Job, Node, Worker
 from tests.unit.conductor.conftest import Bus, Clock
 
 Make = Callable[..., str]
@@ -54,6 +54,15 @@ def test_what_has_no_age_in_the_cloud_gets_old_before_our_eyes(orphans: Orphans,
     orphans.look()
     assert bus.sent == []
     clock.now = 301
+    orphans.look()
+    assert bus.sent == [("reap", "w1", "gone")]
+
+
+def test_a_worker_that_is_full_may_look_for_orphans(conf: cfg.ConfigOpts, orphans: Orphans, db: Database, bus: Bus, make_job: Make) -> None:
+    with db.write() as session:
+        session.execute(update(Worker).values(capacity=1))
+    make_job(phase="RUNNING", worker_id="w1", lease_expires_at=10**12)
+    bus.found = [resource("gone")]
     orphans.look()
     assert bus.sent == [("reap", "w1", "gone")]
 
