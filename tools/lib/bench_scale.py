@@ -87,8 +87,11 @@ class Stack:
 
 
 @contextmanager
-def stack(directory: Path, jobs: int) -> Iterator[Stack]:
-    """Start everything with nothing in it, and stop it at the end."""
+def stack(directory: Path, jobs: int = 64, workers: int = 1) -> Iterator[Stack]:
+    """Start everything with nothing in it, and stop it at the end.
+
+    :param jobs: what a worker takes, beside a few.
+    """
     options = {**AS_SHIPPED, "worker": {**AS_SHIPPED["worker"], "max_jobs": jobs + 8}}
     port = free_port()
     with ExitStack() as cleanup:
@@ -103,7 +106,7 @@ def stack(directory: Path, jobs: int) -> Iterator[Stack]:
         cloud.quota("service", instances=-1, cores=-1, ram=-1)
         cloud.request("PUT", "/network/v2.0/quotas/" + cloud.get("/identity/v3/projects?name=service")["projects"][0]["id"],
                       {"quota": {name: -1 for name in ("port", "security_group", "security_group_rule")}})
-        service = Daemons(directory / "service", cloud, port, broker.url, database.url, options, conductors=1, workers=1)
+        service = Daemons(directory / "service", cloud, port, broker.url, database.url, options, conductors=1, workers=workers)
         cleanup.callback(service.stop)
         service.prepare()
         engine = sa.create_engine(service.database.url)
