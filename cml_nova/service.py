@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 import time
 import uuid
@@ -32,6 +33,9 @@ from cml_nova.worker.rpcapi import WorkerClient
 from cml_nova.worker.work import Tools
 
 LOG = logging.getLogger(__name__)
+
+#: seconds that a thread of a worker may calculate while others wait
+_SWITCH_INTERVAL = 0.05
 
 
 class Beat:
@@ -113,6 +117,9 @@ class WorkerService:
         self._beat = Beat("heartbeat", conf.worker.heartbeat_interval, self._manager.heartbeat)
 
     def start(self) -> None:
+        # Each thread that waits for the interpreter wakes after so long to ask for it. With thousands of threads, hundreds may wait where
+        # the host is short of processor time: at the usual 5 ms their asking alone would take all that there is.
+        sys.setswitchinterval(_SWITCH_INTERVAL)
         self._watch.start()
         self._server.start()
         self._beat.start()

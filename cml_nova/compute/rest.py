@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -19,6 +20,8 @@ ATTEMPTS = 4
 _FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 3.0
 _LONGEST_RETRY_AFTER = 10.0
+#: requests of a process in flight: a burst of jobs is no reason to flood the cloud, nor to have hundreds of threads work at a time
+_turns = threading.BoundedSemaphore(16)
 
 Params = dict[str, Any]
 
@@ -73,7 +76,9 @@ def _once(connection: Connection, service: str, method: str, path: str, what: st
         kwargs["microversion"] = MICROVERSION
     try:
         # Getting the proxy may ask for a token and what versions there are; the connection keeps both.
-        response = getattr(connection, service).request(path, method, raise_exc=False, connect_retries=0, status_code_retries=0, **kwargs)
+        with _turns:
+            response = getattr(connection, service).request(path, method, raise_exc=False, connect_retries=0, status_code_retries=0,
+                                                            **kwargs)
     except ksa.Unauthorized as error:
         raise exception.Unauthorized(f"Could not {what}: the cloud refused the credentials: {error}") from error
     except ksa.ConnectTimeout as error:

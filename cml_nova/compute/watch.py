@@ -18,8 +18,6 @@ LOG = logging.getLogger(__name__)
 
 # The longer a change is awaited, the rarer the looks: the delay that they add stays below this part of the wait.
 _PACE = 0.05
-# How soon a waiting thread sees an event that nobody announced by poke().
-_WAKE_CHECK = 0.5
 
 Predicate = Callable[[list[Server]], bool]
 
@@ -34,12 +32,23 @@ class _Poll:
 
 
 @dataclass
+class _Waiter:
+    """Somebody who waits for a look, begun after ``since``, that satisfies a predicate: ``found`` is what it showed."""
+
+    since: float
+    predicate: Predicate
+    wake: threading.Event
+    found: list[Server] | None = None
+
+
+@dataclass
 class _Watched:
     """A job that is watched: by how many, since when, how many of them expect a change since when (by the clock), and what to set when
     a look shows its servers otherwise than ``seen``.
     """
 
     since: float
+    waiters: list[_Waiter] = field(default_factory=list)
     wakes: list[threading.Event] = field(default_factory=list)
     seen: list[Server] | None = None
     watchers: int = 0
@@ -63,7 +72,10 @@ class ServerWatch:
         self._fast: float = conf.cloud.poll_fast
         self._slow: float = conf.cloud.poll_slow
         self._clock = clock
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        # Hundreds of jobs may wait: what concerns the poller alone, or a few of them, wakes nobody else.
+        self._asked = threading.Condition(self._lock)
+        self._looked = threading.Condition(self._lock)
         self._jobs: dict[str, _Watched] = {}
         self._wanted_since: float | None = None
         self._poll = _Poll(started=float("-inf"))
@@ -80,9 +92,13 @@ class ServerWatch:
 
     def stop(self) -> None:
         """Stop the thread; whoever waits gets a CloudError."""
-        with self._changed:
+        with self._lock:
             self._stopped = True
-            self._changed.notify_all()
+            self._asked.notify_all()
+            self._looked.notify_all()
+            for job in self._jobs.values():
+                for waiter in job.waiters:
+                    waiter.wake.set()
         if self._thread:
             self._thread.join()
 
@@ -94,7 +110,7 @@ class ServerWatch:
 
         :param wake: is set by the first good look, and by each one that shows the job's servers otherwise than the one before.
         """
-        with self._changed:
+        with self._lock:
             job = self._jobs.setdefault(job_id, _Watched(self._clock()))
             job.watchers += 1
             if wake:
@@ -106,11 +122,11 @@ class ServerWatch:
                     job.expecting_since = self._clock()
             if job.watchers == 1:
                 self._want(job.since)
-            self._changed.notify_all()
+            self._asked.notify()
         try:
             yield
         finally:
-            with self._changed:
+            with self._lock:
                 job.watchers -= 1
                 if wake:
                     job.wakes.remove(wake)
@@ -118,22 +134,17 @@ class ServerWatch:
                 if not job.watchers:
                     del self._jobs[job_id]
 
-    def poke(self) -> None:
-        """Let everybody who waits look at its ``wake`` event now."""
-        with self._changed:
-            self._changed.notify_all()
-
     def snapshot(self, job_id: str, newer_than: float) -> list[Server]:
         """Give the job's servers as of a look that started after ``newer_than``.
 
         :param newer_than: by the watch's clock; ``time.monotonic()`` for "now".
         :raises CloudError: that look failed. This is never an empty list.
         """
-        with self._changed:
+        with self._lock:
             self._want(newer_than)
             while self._poll.started <= newer_than:
                 self._check_running()
-                self._changed.wait()
+                self._looked.wait()
             poll = self._poll
         if poll.error:
             raise _again(poll.error)
@@ -141,7 +152,7 @@ class ServerWatch:
 
     def latest(self, job_id: str, newer_than: float) -> list[Server] | None:
         """Give the job's servers as of the last good look, if that started after ``newer_than``; asks for none."""
-        with self._changed:
+        with self._lock:
             return self._good.by_job.get(job_id, []) if self._good.started > newer_than else None
 
     def wait(self, job_id: str, predicate: Predicate, timeout: float, wake: threading.Event | None = None, *,
@@ -152,29 +163,27 @@ class ServerWatch:
         job has been watched, so the caller asks its question again.
 
         :param timeout: seconds.
-        :param wake: ends the wait; seen at once after ``poke()``, and within half a second without.
+        :param wake: ends the wait; it is set also when the predicate is satisfied.
         :param expect_change: whether a change is expected any time now, which sets the pace.
         :raises CloudError: there was no good look since the job has been watched. That is never an empty list.
         """
-        begun = seen = self._clock()
-        deadline = begun + timeout
-        with self.watch(job_id, expect_change=expect_change), self._changed:
-            while True:
+        waiter = _Waiter(self._clock(), predicate, wake or threading.Event())
+        with self.watch(job_id, expect_change=expect_change):
+            job = self._jobs[job_id]
+            with self._lock:
                 self._check_running()
-                good = self._good
-                if good.started > seen:
-                    seen = good.started
-                    if predicate(good.by_job.get(job_id, [])):
-                        break
-                left = deadline - self._clock()
-                if left <= 0 or (wake and wake.is_set()):
-                    break
-                self._changed.wait(min(left, _WAKE_CHECK) if wake else left)
-            if good.started > self._jobs[job_id].since:
-                return good.by_job.get(job_id, [])
-            if self._poll.error:
-                raise _again(self._poll.error)
-            raise exception.CloudError(f"The cloud did not answer in time about the servers of job {job_id}.")
+                job.waiters.append(waiter)
+            waiter.wake.wait(timeout)
+            with self._lock:
+                job.waiters.remove(waiter)
+                self._check_running()
+                if waiter.found is not None:
+                    return waiter.found
+                if self._good.started > job.since:
+                    return self._good.by_job.get(job_id, [])
+                if self._poll.error:
+                    raise _again(self._poll.error)
+        raise exception.CloudError(f"The cloud did not answer in time about the servers of job {job_id}.")
 
     def _check_running(self) -> None:
         if self._stopped:
@@ -184,7 +193,7 @@ class ServerWatch:
         """Ask for a look that starts after the given time; called with the lock held."""
         if self._poll.started <= newer_than:
             self._wanted_since = max(newer_than, self._wanted_since or newer_than)
-            self._changed.notify_all()
+            self._asked.notify()
 
     def next_look(self) -> float | None:
         """Tell when the next look is due by the watch's clock; None while nobody watches."""
@@ -214,7 +223,7 @@ class ServerWatch:
         except Exception as error:
             LOG.exception("A look at the servers failed")
             poll = _Poll(started, error=exception.CloudError(f"A look at the servers failed: {error}"))
-        with self._changed:
+        with self._lock:
             self._poll = poll
             self._took = self._clock() - started
             self._failures = self._failures + 1 if poll.error else 0
@@ -223,27 +232,30 @@ class ServerWatch:
                 self._wake()
             if self._wanted_since is not None and started > self._wanted_since:
                 self._wanted_since = None
-            self._changed.notify_all()
+            self._looked.notify_all()
 
     def _wake(self) -> None:
-        """Wake those whose servers have changed; called with the lock held."""
+        """Wake those whose servers have changed, or are as they were waited for; called with the lock held."""
         for job_id, job in self._jobs.items():
-            if job.wakes and self._good.started > job.since:
-                servers = self._good.by_job.get(job_id, [])
-                if servers != job.seen:
-                    job.seen = servers
-                    for wake in job.wakes:
-                        wake.set()
+            servers = self._good.by_job.get(job_id, [])
+            if job.wakes and self._good.started > job.since and servers != job.seen:
+                job.seen = servers
+                for wake in job.wakes:
+                    wake.set()
+            for waiter in job.waiters:
+                if self._good.started > waiter.since and waiter.predicate(servers):
+                    waiter.found = servers
+                    waiter.wake.set()
 
     def _run(self) -> None:
         while True:
-            with self._changed:
+            with self._lock:
                 while not self._stopped:
                     due = self.next_look()
                     now = self._clock()
                     if due is not None and due <= now:
                         break
-                    self._changed.wait(None if due is None else due - now)
+                    self._asked.wait(None if due is None else due - now)
                 if self._stopped:
                     return
             self.look()

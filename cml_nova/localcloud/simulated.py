@@ -146,8 +146,9 @@ class Refused(Exception):
 class Follow:
     """A stream of logs and states: of the newest attempt, and of the processes that were named."""
 
-    def __init__(self, offsets: dict[Key, int], window: int) -> None:
+    def __init__(self, offsets: dict[Key, int], window: int, samples: bool) -> None:
         self.offsets = offsets
+        self.samples = samples
         self.credit = window
         self.sent: dict[Key, str] = {}
 
@@ -256,7 +257,7 @@ class Session(asyncssh.SSHServerSession):
                 return {"processes": [process.state(time.time()) for process in machine.processes.values()]}
             case "follow":
                 offsets = {(attempt, task): offset for attempt, task, offset in header["offsets"]}
-                self._follows[number] = Follow(offsets, header["window"])
+                self._follows[number] = Follow(offsets, header["window"], header["samples"])
                 return None
             case "stop":
                 machine.stop(header["attempt"], header["tasks"])
@@ -295,9 +296,10 @@ class Session(asyncssh.SSHServerSession):
             return
         for number, follow in list(self._follows.items()):
             self._follow(number, follow, now)
-        if self._follows and now - self._sampled >= self._sample_interval:
+        sampled = {number: follow for number, follow in self._follows.items() if follow.samples}
+        if sampled and now - self._sampled >= self._sample_interval:
             self._sampled = now
-            for number, follow in self._follows.items():
+            for number, follow in sampled.items():
                 follow.credit -= FRAME_COST
                 self._send({"id": number, "sample": {"at": now, "cpu_percent": 50.0, "memory_used": _MEMORY // 2,
                                                      "memory_total": _MEMORY, "gpus": []}})
@@ -307,7 +309,7 @@ class Session(asyncssh.SSHServerSession):
         if self._follows:
             changes = [time_ for process in self._machine.processes.values() if now < process.ends
                        for time_ in (process.ends, process.next_line(now))]
-            due = min([due, self._sampled + self._sample_interval, *changes])
+            due = min([due, *changes, *([self._sampled + self._sample_interval] if sampled else [])])
         # A moment later than due, so that it is due by any rounding.
         self._timer = self._loop.call_later(max(0.0, due - now) + 0.001, self.tick)
 

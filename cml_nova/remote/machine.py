@@ -10,6 +10,7 @@ import base64
 import hashlib
 import io
 import json
+import select
 import socket
 import threading
 import time
@@ -30,6 +31,9 @@ from cml_nova.remote.snapshots import Snapshot
 #: seconds for the TCP connection alone. The kernel repeats a lost SYN after 1, 3 and 7 s; a machine that comes up meanwhile is
 #: found sooner by trying anew
 _DIAL = 2.5
+
+#: logins that a process makes at a time: hundreds of threads that calculate at a time would take so long that none got anywhere
+_logins = threading.BoundedSemaphore(64)
 
 OnLog = Callable[[int, str, int, bytes], None]
 OnState = Callable[[ProcessState], None]
@@ -187,7 +191,7 @@ class Machine:
     def connect(self, timeout: float) -> Hello:
         """Connect and bring the runner up, in one try. Does nothing but repeat its greeting if it is up.
 
-        :param timeout: seconds for all of it.
+        :param timeout: seconds for all of it, without the wait for a turn where many machines are logged in to.
         :raises HostKeyRefused: another key answers under this address.
         :raises RemoteError: anything else went wrong, which may pass; its detail ``answered`` is set where an SSH server was there,
             ``refused`` where only the machine was.
@@ -196,7 +200,11 @@ class Machine:
             if self.connected and self.hello:
                 return self.hello
             deadline, closes = time.monotonic() + timeout, self._closes
-            transport = self._transport(deadline)
+            sock = self._dial(deadline)
+            asked = time.monotonic()
+            with _logins:
+                deadline += time.monotonic() - asked
+                transport = self._log_in(sock, deadline)
             logged_in = time.monotonic()
             try:
                 channel = transport.open_session(timeout=deadline_left(deadline))
@@ -296,7 +304,7 @@ class Machine:
         """
         session = self._use()
         wanted = [[attempt, task, offset] for (attempt, task), offset in offsets.items()]
-        exchange = session.begin("follow", credit=protocol.WINDOW, offsets=wanted, window=protocol.WINDOW,
+        exchange = session.begin("follow", credit=protocol.WINDOW, offsets=wanted, window=protocol.WINDOW, samples=on_sample is not None,
                                  idle_interval=idle_interval if on_idle else 0)
         expected = dict(offsets)
         try:
@@ -379,7 +387,8 @@ class Machine:
             raise exception.RemoteError(f"{self.access.address}: not connected.")
         return self._session
 
-    def _transport(self, deadline: float) -> paramiko.Transport:
+    def _dial(self, deadline: float) -> _Socket:
+        """Connect, and wait for the word by which an SSH server begins: a machine that is silent takes nobody's turn to log in."""
         access = self.access
         try:
             dialled = socket.create_connection((access.address, access.port), timeout=min(_DIAL, max(0.1, deadline_left(deadline))))
@@ -392,6 +401,15 @@ class Machine:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in ((socket.TCP_KEEPIDLE, 15), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 4)):
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
+        poller = select.poll()
+        poller.register(sock, select.POLLIN)
+        if not poller.poll(1000 * deadline_left(deadline)):
+            sock.close()
+            raise exception.RemoteError(f"{access.address}: SSH failed: no answer in time.", answered=True)
+        return sock
+
+    def _log_in(self, sock: _Socket, deadline: float) -> paramiko.Transport:
+        access = self.access
         kind, blob = _split(access.host_key)
         transport = paramiko.Transport(sock)
         try:

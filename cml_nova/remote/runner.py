@@ -1381,6 +1381,7 @@ class Follow:
         self.cache: dict = {}
         self.wakes: dict = {}  # descriptor -> task key: readable when the log has grown, hung up when the supervisor is gone
         self.next, self.pause = 0.0, TICK
+        self.samples = False
 
     def fds(self) -> dict:
         return {fd: select.POLLIN for fd in self.wakes} if self.next - time.monotonic() > TICK or self.pause > TICK else {}
@@ -1601,7 +1602,7 @@ class Session:
         for follow in follows:
             if now >= follow.next:
                 follow.tick()
-        if follows and not self.smi and now - self.sampled >= self.options["sample_interval"]:
+        if any(follow.samples for follow in follows) and not self.smi and now - self.sampled >= self.options["sample_interval"]:
             self.begin_sample(now)
         return True
 
@@ -1646,7 +1647,7 @@ class Session:
         used, size = memory()
         sample = {"at": time.time(), "cpu_percent": round(100 * share, 1), "memory_used": used, "memory_total": size, "gpus": gpus}
         for stream in self.streams.values():
-            if isinstance(stream, Follow) and stream.credit > FRAME_COST:
+            if isinstance(stream, Follow) and stream.samples and stream.credit > FRAME_COST:
                 stream.credit -= FRAME_COST
                 self.send({"id": stream.number, "sample": sample})
 
@@ -1741,6 +1742,7 @@ class Session:
     def do_follow(self, number: int, header: dict, body: bytes) -> None:
         offsets = {(attempt, check_name(name, "task")): offset for attempt, name, offset in header["offsets"]}
         self.streams[number] = follow = Follow(self, number, offsets, header["window"], header["idle_interval"])
+        follow.samples = header["samples"]
         follow.tick()
 
     def do_stop(self, number: int, header: dict, body: bytes) -> None:

@@ -61,7 +61,6 @@ class WorkerManager:
             lease = self._leases.get(job_id)
         if lease is not None:
             lease.nudge()
-            self._tools.watch.poke()
 
     def inventory(self, context: cml_context.RequestContext) -> list[dict[str, Any]]:
         """List what carries this deployment's tag in the cloud: kind, id, job_id, age (seconds, by this host's clock)."""
@@ -116,7 +115,6 @@ class WorkerManager:
             leases, running = list(self._leases.values()), list(self._running.values())
         for lease in leases:
             lease.wake.set()
-        self._tools.watch.poke()
         deadline = time.monotonic() + timeout
         for future in running:
             try:
@@ -159,4 +157,3 @@ class WorkerManager:
         if lease is not None and lease.generation == generation:
             LOG.warning("Job %s is another's now", job_id)
             lease.lose()
-            self._tools.watch.poke()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,10 @@ LOG = logging.getLogger(__name__)
 
 #: seconds between tries of a call to the conductor that got no answer
 _RPC_PAUSE = 1.0
+#: calls to conductors that the jobs of a worker have in flight: more of them would wait there, before the heartbeats
+_CALLS = 24
+#: seconds between looks whether the job is still ours while others' calls are in flight
+_TURN_CHECK = 5.0
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class Tools:
     watch: ServerWatch
     storage: Storage
     vault: Vault
+    turns: threading.BoundedSemaphore = field(default_factory=lambda: threading.BoundedSemaphore(_CALLS))
 
 
 class Lease:
@@ -212,11 +218,21 @@ class Work:
     def _load(self) -> Job:
         return Job(**self._call(self.tools.conductor.job_get, self.lease.job_id, self.lease.generation))
 
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        while not self.tools.turns.acquire(timeout=_TURN_CHECK):
+            self.lease.check()
+        try:
+            yield
+        finally:
+            self.tools.turns.release()
+
     def _call(self, method: Any, *arguments: Any) -> Any:
         while True:
             self.lease.check()
             try:
-                return method(cml_context.service_context(), *arguments)
+                with self._turn():
+                    return method(cml_context.service_context(), *arguments)
             except exception.LeaseLost:
                 self.lease.lose()
                 raise

@@ -26,8 +26,8 @@ LOG = logging.getLogger(__name__)
 
 #: what Nova calls servers that are, or may yet become, good
 COMING = ("BUILD", "ACTIVE", "UNKNOWN")
-#: seconds between looks when nothing wakes us
-_TICK = 1.0
+#: seconds between looks when nothing wakes us, and while something is amiss
+_TICK, _CLOSE_TICK = 5.0, 1.0
 #: how often servers are asked for in one go at this phase, while some come up and others don't
 _BUILDS = 4
 #: Nova shows that a server is in ERROR a moment before it shows why; after so many looks we don't wait for the reason any longer
@@ -104,7 +104,7 @@ def _look(work: Work) -> list[Server]:
         unsettled = work.job.unsettled
         if unsettled <= 0 or len([s for s in servers if s.status in COMING]) >= len(work.job.nodes) or work.ended_early():
             return servers
-        work.lease.wake.wait(min(unsettled, _TICK))
+        work.lease.wake.wait(min(unsettled, _CLOSE_TICK))
 
 
 def _create(work: Work, pool: int, flavor_id: str, count: int, group_id: str) -> None:
@@ -181,14 +181,14 @@ def _wait_until_active(work: Work, crew: Crew, pools: list[tuple[str, list[int]]
                 return broken
         if work.job.phase_seconds > deadline:
             raise _Shortfall(Cause.NO_CAPACITY, f"The servers were not active after {deadline} s.")
-        servers = _next_change(work, servers)
+        servers = _next_change(work, servers, _CLOSE_TICK if looks_without_reason else _TICK)
 
 
-def _next_change(work: Work, servers: Sequence[Server]) -> Sequence[Server]:
+def _next_change(work: Work, servers: Sequence[Server], timeout: float) -> Sequence[Server]:
     def states(now: Sequence[Server]) -> dict[str, tuple[str, str | None, str | None]]:
         return {s.id: (s.status, s.address, s.fault) for s in now}
 
-    return work.tools.watch.wait(work.job.id, lambda now: states(now) != states(servers), timeout=_TICK, wake=work.lease.wake)
+    return work.tools.watch.wait(work.job.id, lambda now: states(now) != states(servers), timeout=timeout, wake=work.lease.wake)
 
 
 def _assign(work: Work, pools: list[tuple[str, list[int]]], servers: Sequence[Server]) -> list[dict[str, Any]]:
@@ -277,7 +277,7 @@ def _queue_again(work: Work, shortfall: _Shortfall) -> None:
             break
         _remove(work, servers)
         with work.tools.watch.watch(work.job.id, expect_change=True):
-            work.tools.watch.wait(work.job.id, lambda now: not now, timeout=_TICK, wake=None)
+            work.tools.watch.wait(work.job.id, lambda now: not now, timeout=_CLOSE_TICK, wake=None)
         work.lease.check()
     if work.tools.fleet.floating.wanted:
         work.tools.fleet.floating.delete(work.job.id)

@@ -41,11 +41,6 @@ class Conductor:
         self.goodbyes.append(worker_id)
 
 
-class Watch:
-    def poke(self) -> None:
-        pass
-
-
 class Runs:
     """Stands where the runner stands: each job waits for its lease to end."""
 
@@ -79,7 +74,7 @@ def manager(conductor: Conductor, runs: Runs) -> WorkerManager:
     cml_conf.register_opts(conf)
     conf([])
     conf.set_override("max_jobs", 2, "worker")
-    tools = Tools(conf, conductor, None, Watch(), None, None)  # type: ignore[arg-type]
+    tools = Tools(conf, conductor, None, None, None, None)  # type: ignore[arg-type]
     return WorkerManager("w1", "host", tools)
 
 
