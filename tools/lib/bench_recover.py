@@ -53,7 +53,7 @@ def await_lines(running: Stack, job_id: str, nodes: int, attempt: int) -> None:
 
 
 def log_size(running: Stack, job_id: str, index: int, attempt: int) -> int:
-    path = running.service.directory / "storage" / log_key(job_id, attempt, f"worker:{index}")
+    path = running.service.directory / "storage" / "objects" / log_key(job_id, attempt, f"worker:{index}")
     return path.stat().st_size if path.exists() else 0
 
 
