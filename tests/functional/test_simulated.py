@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from cml_nova.remote.machine import Access, Leave, Machine, Options, ProcessSpec
 from cml_nova.remote.protocol import ProcessState
 
 PORT = 2200
-ADDRESS = "127.73.0.1"
+ADDRESS = f"127.{random.randrange(65, 255)}.{random.randrange(256)}.1"  # several runs may be at work on a machine
 FOREVER = "simulate --seconds 600 --lines-per-minute 6000"
 
 

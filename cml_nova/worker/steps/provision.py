@@ -82,11 +82,16 @@ def _build(work: Work, crew: Crew, given_up: set[str]) -> list[Server]:
     for number, (flavor_id, ranks) in enumerate(pools):
         mine = [s for s in servers if s.pool == number]
         _remove(work, [s for s in mine if s.status not in COMING])
-        missing = len(ranks) - len([s for s in mine if s.status in COMING])
+        missing = len(ranks) - len([s for s in mine if _counts(s)])
         if missing > 0:
             _create(work, number, flavor_id, missing, group_id)
     with work.tools.watch.watch(work.job.id, expect_change=True):
         return _wait_until_active(work, crew, pools, group_id, given_up)
+
+
+def _counts(server: Server) -> bool:
+    """Tell whether a server is, or may yet become, good. One that is being deleted may be called ACTIVE to its end."""
+    return server.status in COMING and not server.deleting
 
 
 def _pools(work: Work) -> list[tuple[str, list[int]]]:
@@ -102,7 +107,7 @@ def _look(work: Work) -> list[Server]:
     while True:
         servers = work.tools.watch.snapshot(work.job.id, newer_than=time.monotonic())
         unsettled = work.job.unsettled
-        if unsettled <= 0 or len([s for s in servers if s.status in COMING]) >= len(work.job.nodes) or work.ended_early():
+        if unsettled <= 0 or len([s for s in servers if _counts(s)]) >= len(work.job.nodes) or work.ended_early():
             return servers
         work.lease.wake.wait(min(unsettled, _CLOSE_TICK))
 
@@ -195,7 +200,7 @@ def _assign(work: Work, pools: list[tuple[str, list[int]]], servers: Sequence[Se
     """Give each node its server, keeping those that have one; return what changed."""
     changes = []
     for number, (_, ranks) in enumerate(pools):
-        found = {s.id: s for s in sorted(servers, key=lambda s: (len(s.name), s.name)) if s.pool == number and s.status in COMING}
+        found = {s.id: s for s in sorted(servers, key=lambda s: (len(s.name), s.name)) if s.pool == number and _counts(s)}
         if not found:
             continue
         kept = {work.job.nodes[rank]["server_id"] for rank in ranks} & set(found)
