@@ -149,7 +149,7 @@ class Fleet:
 
     def _list_servers(self, what: str, job_id: str | None) -> list[Server]:
         tags = [_DEPLOYMENT + self._deployment, *([_JOB + job_id] if job_id else [])]
-        bodies = rest.pages(self._connection, "compute", "/servers/detail", "servers", what, {"tags": ",".join(tags)})
+        bodies = rest.pages(self._connection, "compute", "/servers/detail", "servers", what, {"tags": ",".join(tags)}, first=job_id is None)
         return [parse_server(body) for body in bodies if set(tags) <= set(body.get("tags") or ())]
 
     # Security groups and ports

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import requests
@@ -20,7 +21,8 @@ ATTEMPTS = 4
 _FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 3.0
 _LONGEST_RETRY_AFTER = 10.0
-#: requests of a process in flight: a burst of jobs is no reason to flood the cloud, nor to have hundreds of threads work at a time
+#: requests of a process in flight: a burst of jobs is no reason to flood the cloud, nor to have hundreds of threads work at a time.
+#: What all wait for, and deletions, of which few are in flight anyway, do not queue up with the others
 _turns = threading.BoundedSemaphore(16)
 
 Params = dict[str, Any]
@@ -66,7 +68,8 @@ def _repeatedly(connection: Connection, service: str, method: str, path: str, wh
     return _once(connection, service, method, path, what, **kwargs)
 
 
-def _once(connection: Connection, service: str, method: str, path: str, what: str, **kwargs: Any) -> requests.Response:
+def _once(connection: Connection, service: str, method: str, path: str, what: str, *, first: bool = False,
+          **kwargs: Any) -> requests.Response:
     """Send one request; keystoneauth itself only renews a refused token, which is safe for every method.
 
     :raises CMLError: see ``errors.raise_for``.
@@ -76,7 +79,7 @@ def _once(connection: Connection, service: str, method: str, path: str, what: st
         kwargs["microversion"] = MICROVERSION
     try:
         # Getting the proxy may ask for a token and what versions there are; the connection keeps both.
-        with _turns:
+        with nullcontext() if first or method == "DELETE" else _turns:
             response = getattr(connection, service).request(path, method, raise_exc=False, connect_retries=0, status_code_retries=0,
                                                             **kwargs)
     except ksa.Unauthorized as error:
@@ -101,18 +104,19 @@ def _body(response: requests.Response, what: str) -> dict[str, Any]:
     return body
 
 
-def get(connection: Connection, service: str, path: str, what: str, params: Params | None = None) -> dict[str, Any]:
+def get(connection: Connection, service: str, path: str, what: str, params: Params | None = None, *, first: bool = False) -> dict[str, Any]:
     """Read one document.
 
     :param service: "compute", "image" or "network".
     :param path: below the service's endpoint.
     :param what: what it is for, as "list the servers of job 4711"; it ends up in error messages.
+    :param first: it goes before the requests that take turns.
     """
-    return _body(_repeatedly(connection, service, "GET", path, what, params=params or {}), what)
+    return _body(_repeatedly(connection, service, "GET", path, what, first=first, params=params or {}), what)
 
 
 def pages(connection: Connection, service: str, path: str, key: str, what: str,
-          params: Params | None = None) -> Iterator[dict[str, Any]]:
+          params: Params | None = None, *, first: bool = False) -> Iterator[dict[str, Any]]:
     """Read a list, page by page, with no request after the last page.
 
     :param key: the list's name in the document; also of its links (``<key>_links``), Glance has ``next``.
@@ -120,7 +124,7 @@ def pages(connection: Connection, service: str, path: str, key: str, what: str,
     """
     query = dict(params or {})
     while True:
-        body = get(connection, service, path, what, query)
+        body = get(connection, service, path, what, query, first=first)
         items = body.get(key)
         if not isinstance(items, list):
             raise exception.CloudError(f"Could not {what}: the cloud's answer has no list of {key}.")
