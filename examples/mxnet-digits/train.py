@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import sys
+import time
 import traceback
 
 import mxnet as mx
@@ -18,6 +19,7 @@ from digits import load, network
 from mxnet import autograd, gluon
 
 EPOCHS = int(os.environ.get("EPOCHS", "30"))
+EPOCH_PAUSE = float(os.environ.get("EPOCH_PAUSE", "0"))  # seconds after each, for who wants to watch
 BATCH = 60  # images in one step of all workers together
 LEARNING_RATE = 0.2
 CHECKPOINT_DIR = os.environ.get("CML_CHECKPOINT_DIR", "checkpoints")
@@ -99,6 +101,7 @@ def finish_epoch(net, epoch, loss):
     values = {"loss": loss, "accuracy": accuracy, "test_accuracy": test_accuracy, "progress": 100 * epoch / EPOCHS}
     for name, value in values.items():
         say("CML_METRIC " + json.dumps({"name": name, "value": float(value), "step": epoch}))
+    time.sleep(EPOCH_PAUSE)
 
 
 def share_right(net, images, labels):

@@ -19,6 +19,7 @@ import tensorflow as tf
 from digits import Digits, initial_weights, load
 
 EPOCHS = int(os.environ.get("EPOCHS", "30"))
+EPOCH_PAUSE = float(os.environ.get("EPOCH_PAUSE", "0"))  # seconds after each, for who wants to watch
 BATCH = 60  # images in one step of all workers together
 LEARNING_RATE = 0.3
 CHECKPOINT_DIR = os.environ.get("CML_CHECKPOINT_DIR", "checkpoints")
@@ -129,6 +130,7 @@ def finish_epoch(model, loss, lead):
     values = {"loss": loss, "accuracy": accuracy, "test_accuracy": test_accuracy, "progress": 100 * epoch / EPOCHS}
     for name, value in values.items():
         say("CML_METRIC " + json.dumps({"name": name, "value": float(value), "step": epoch}))
+    time.sleep(EPOCH_PAUSE)
 
 
 def share_right(model, images, labels):

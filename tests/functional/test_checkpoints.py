@@ -6,15 +6,20 @@ import pytest
 
 from tests.harness.client import Client
 from tests.harness.cloud import LocalCloud
+from tests.harness.stack import Stack
 from tests.harness.training import Gate, document
 from tests.harness.waiting import until
 
 #: says what it finds in its directory of checkpoints, writes as its environment says for its task, waits at the gate; on TERM it writes
 #: once more. ``WRITE`` is "task path content" separated by ";", ``ON_TERM`` alike
 STEPS = '''
+import itertools
 import os
+import shutil
 import signal
 import sys
+import threading
+import time
 import gate
 
 top = os.environ["CML_CHECKPOINT_DIR"]
@@ -23,12 +28,31 @@ me = os.environ["CML_ROLE"] + ":" + os.environ["CML_ROLE_INDEX"]
 def put(plan):
     for line in filter(None, plan.split(";")):
         task, path, content = line.split(" ")
-        if task == me:
+        if task == me and content == "delete":
+            os.unlink(os.path.join(top, path))
+        elif task == me:
+            content, _, times = content.partition("*")
+            content *= int(times or 1)
             path = os.path.join(top, path)
             os.makedirs(os.path.dirname(path), exist_ok=True)
             with open(path + ".tmp", "w") as file:
                 file.write(content)
             os.rename(path + ".tmp", path)
+
+def spin():
+    """Write a pair of files that belong together anew all the time, in one step."""
+    for number in itertools.count():
+        fresh, pair, last, old = (os.path.join(top, name) for name in (
+            "fresh.tmp", "pair-{}".format(number), "pair-{}".format(number - 1), "old.tmp"))
+        os.mkdir(fresh)
+        for name in ("one", "two"):
+            with open(os.path.join(fresh, name), "w") as file:
+                file.write(str(number) * 1000)
+        os.rename(fresh, pair)
+        if number:
+            os.rename(last, old)
+        shutil.rmtree(old, ignore_errors=True)
+        time.sleep(0.2)
 
 def end(*_):
     put(os.environ.get("ON_TERM", ""))
@@ -41,8 +65,13 @@ for directory, _, files in sorted(os.walk(top)):
         print("found", os.path.relpath(path, top), open(path).read(), flush=True)
 attempt = os.environ["CML_ATTEMPT"]
 put(os.environ.get("WRITE_" + attempt, ""))
+if os.environ.get("SPIN") == me and attempt == "1":
+    threading.Thread(target=spin, daemon=True).start()
 print("ready", flush=True)
 word = gate.wait()
+if word == "later":
+    put(os.environ["LATER"])
+    word = gate.wait()
 sys.exit(int(word.split()[1]) if word.startswith("exit") else 0)
 '''
 
@@ -103,7 +132,7 @@ def test_what_is_saved_on_term_counts(client: Client, cloud: LocalCloud, gate: G
 
 
 def test_program_that_fails_goes_on_on_whichever_node_the_writer_is(client: Client, gate: Gate) -> None:
-    """Deleted files stay deleted, whoever else has a copy; of a path that several write, the lowest rank's counts."""
+    """Of a path that several nodes write, the lowest rank's counts; then that of whoever writes it anew."""
     job_id = client.submit(document(max_restarts=2, env={
         **gate.env, "WRITE_1": "worker:0 a 1;worker:0 both zero;worker:1 both one;worker:1 b 1", "WRITE_2": "worker:1 a 2"},
         checkpoint_interval=3600), gate.files(STEPS))
@@ -117,3 +146,54 @@ def test_program_that_fails_goes_on_on_whichever_node_the_writer_is(client: Clie
     for task in ("worker:0", "worker:1"):
         assert found(client, job_id, 2, task) == {"a": "1", "both": "zero", "b": "1"}
         assert found(client, job_id, 3, task) == {"a": "2", "both": "zero", "b": "1"}
+
+
+def test_file_that_is_deleted_stays_deleted_whoever_else_has_a_copy(client: Client, gate: Gate) -> None:
+    job_id = client.submit(document(max_restarts=2, checkpoint_interval=3600, env={
+        **gate.env, "WRITE_1": "worker:0 step-1 1;worker:0 step-2 2", "WRITE_2": "worker:1 step-1 delete;worker:1 step-3 3"}),
+        gate.files(STEPS))
+    gate.expect(2)
+    gate.open("exit 3", "worker:0")
+    gate.expect(4)
+    gate.open("exit 3", "worker:1")
+    gate.expect(6)
+    gate.open()
+    client.succeed(job_id)
+    for task in ("worker:0", "worker:1"):
+        assert found(client, job_id, 2, task) == {"step-1": "1", "step-2": "2"}
+        assert found(client, job_id, 3, task) == {"step-2": "2", "step-3": "3"}
+
+
+def test_checkpoint_that_is_too_large_is_not_saved_and_the_last_one_stays(client: Client, cloud: LocalCloud, gate: Gate) -> None:
+    """The limit for tests is 1 MB (tests/harness/cloud.py)."""
+    job_id = begin(client, gate, WRITE_1="worker:0 step 5", LATER="worker:0 big x*2000000;worker:0 step 6")
+    saved(client, job_id)
+    gate.open("later", "worker:0")
+    until(lambda: any("2000001 bytes" in told for told in stories(client, job_id)), 30, "word of the limit")
+    lose(client, cloud, gate, job_id, 1)
+    assert len([told for told in stories(client, job_id) if "max_checkpoint_bytes" in told]) == 1, "the user is told once"
+    assert "The last good one stays: 1 file, 1 bytes" in next(told for told in stories(client, job_id) if "max_checkpoint_bytes" in told)
+    gate.open()
+    client.succeed(job_id)
+    assert [found(client, job_id, 2, task) for task in ("worker:0", "worker:1")] == [{"step": "5"}] * 2
+
+
+def test_service_that_is_killed_again_and_again_leaves_a_whole_checkpoint(stack: Stack, client: Client, cloud: LocalCloud,
+                                                                           gate: Gate) -> None:
+    """A pair of files is written anew all the time, each version under one rename of their directory; saves are torn by the kills."""
+    job_id = begin(client, gate, WRITE_1="worker:0 first 1", SPIN="worker:0")
+    saved(client, job_id, files=3)  # with one pair; there may be two, too
+    for _ in range(3):
+        stack.service.kill()
+        stack.service.start()
+        client.wait_status(job_id, "RUNNING")
+    lose(client, cloud, gate, job_id, 0)
+    gate.open()
+    client.succeed(job_id)
+    for task in ("worker:0", "worker:1"):
+        now = found(client, job_id, 2, task)
+        assert now.pop("first") == "1"
+        pairs = {path.partition("/")[0] for path in now}
+        assert pairs
+        assert now.keys() == {f"{pair}/{name}" for pair in pairs for name in ("one", "two")}, "half a pair"
+        assert all(now[f"{pair}/one"] == now[f"{pair}/two"] for pair in pairs), "parts of two saves"

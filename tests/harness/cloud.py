@@ -24,7 +24,7 @@ QUICK: Options = {
     "conductor": {"lease_time": 6, "sweep_interval": 0.5, "queue_retry_min": 0.5, "queue_retry_max": 2, "orphan_interval": 3600,
                   "restart_pause_min": 0.5, "restart_pause_max": 2},
     "worker": {"heartbeat_interval": 1, "drain_timeout": 5, "rpc_timeout": 5},
-    "remote": {"connect_timeout": 5, "unreachable_after": 6, "stop_grace": 2},
+    "remote": {"connect_timeout": 5, "unreachable_after": 6, "stop_grace": 2, "max_checkpoint_bytes": 10**6},
 }
 _ADMIN_HEADERS = {"OpenStack-API-Version": "compute 2.90"}
 

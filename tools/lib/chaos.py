@@ -16,6 +16,7 @@ import bootstrap
 sys.path.insert(0, str(bootstrap.REPOSITORY))
 
 import chaos_campaign
+import chaos_examples
 import chaos_model
 import chaos_sweep
 
@@ -26,7 +27,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
                                      "ends well and leaves nothing behind.")
     parser.add_argument("--state-dir", type=Path, default=bootstrap.default_state_dir(), help="where the environment is kept")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (chaos_sweep, chaos_campaign, chaos_model):
+    for command in (chaos_sweep, chaos_campaign, chaos_examples, chaos_model):
         command.add_parser(commands)
     return parser.parse_args(argv)
 
