@@ -22,4 +22,6 @@ OPTS = [
     cfg.IntOpt("max_checkpoint_files", default=10000, min=1, help="Most files in such a checkpoint."),
     cfg.IntOpt("max_output_bytes", default=64 * 1024 * 1024 * 1024, min=1024,
                help="Most output that is collected from one node, in bytes."),
+    cfg.IntOpt("max_output_files", default=100_000, min=1,
+               help="Most files that are collected from one node's output directory, and as many from its checkpoint directory."),
 ]

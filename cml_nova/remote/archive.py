@@ -11,6 +11,7 @@ import tarfile
 from collections.abc import Iterable, Iterator
 
 from cml_nova import exception
+from cml_nova.remote import runner
 
 _PIECE = 1024 * 1024
 _BLOCK = 64 * 1024
@@ -42,18 +43,22 @@ class _Stream:
         return b"".join(parts)
 
 
-def unpack(pieces: Iterable[bytes], limit: int) -> Iterator[tuple[str, int, Iterator[bytes]]]:
+def unpack(pieces: Iterable[bytes], limit: int, most_files: int) -> Iterator[tuple[str, int, Iterator[bytes]]]:
     """Give path, size in bytes and content of each regular file in a tar stream; the content must be taken before the next file.
 
     Links, devices and whatever else is no regular file are left out: they may point anywhere.
 
     :param limit: most bytes of all files together; each member counts 1024 more.
-    :raises NodeCommandFailed: a path leads out of the archive, the files are too large, or the stream is no tar.
+    :param most_files: how many members there may be.
+    :raises NodeCommandFailed: a path leads out of the archive, the files are too large or too many, or the stream is no tar.
     """
     total = 0
     try:
         with tarfile.open(fileobj=_Stream(pieces), mode="r|", bufsize=_BLOCK, errorlevel=1) as archive:  # type: ignore[call-overload]
-            for member in archive:
+            for number, member in enumerate(archive):
+                if number >= most_files:
+                    raise exception.NodeCommandFailed(runner.too_many_files(most_files))
+                archive.members = []  # it keeps all that it has read
                 total += member.size + _MEMBER_COST
                 if total > limit:
                     raise exception.NodeCommandFailed(f"The files are more than {limit} bytes together, the most that is taken of a node.")

@@ -62,6 +62,7 @@ class Options:
     :ivar dead_after: silence after which the path counts as lost; the runner gives a sign of life every 5 s.
     :ivar reply_timeout: longest wait for an answer, and for progress of a transfer.
     :ivar max_log_bytes: most log kept of one task and attempt.
+    :ivar max_files: most files that one ``fetch`` brings.
     :ivar sample_interval: between samples of the machine's use while its processes are followed.
     :ivar power_off_after: the machine powers itself off when all processes have ended and nobody was connected for so long;
         0 for never.
@@ -72,6 +73,7 @@ class Options:
     dead_after: float = 30
     reply_timeout: float = 60
     max_log_bytes: int = 1 << 30
+    max_files: int = 100_000
     sample_interval: float = 10
     power_off_after: float = 0
     generation: int = 0
@@ -211,8 +213,8 @@ class Machine:
                 channel.settimeout(max(0.1, deadline_left(deadline)))
                 channel.exec_command(COMMAND)
                 session = Session(_Carrier(transport, channel, self.options.dead_after), self.access.address, self.options.dead_after)
-                options = {"max_log": self.options.max_log_bytes, "sample_interval": self.options.sample_interval,
-                           "power_off_after": self.options.power_off_after}
+                options = {"max_log": self.options.max_log_bytes, "max_files": self.options.max_files,
+                           "sample_interval": self.options.sample_interval, "power_off_after": self.options.power_off_after}
                 self.hello = session.open(self.root, self.options.generation, options, max(0.1, deadline_left(deadline)))
                 self.startup = time.monotonic() - logged_in
             except (paramiko.SSHException, OSError, EOFError) as error:
@@ -348,7 +350,10 @@ class Machine:
                             dump=dump)
 
     def fetch(self, name: str) -> Iterator[bytes]:
-        """Give ``<root>/<name>`` as a tar stream; a missing directory is an empty tar."""
+        """Give ``<root>/<name>`` as a tar stream; a missing directory is an empty tar.
+
+        :raises NodeCommandFailed: there are more files than ``Options.max_files``.
+        """
         return self._stream("fetch", name=name)
 
     def snapshot(self, name: str, most: int, *, hold: bool = True) -> Snapshot:

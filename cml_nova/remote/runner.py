@@ -1039,12 +1039,13 @@ def digest_file(root: str, name: str) -> str:
     return inside(root, name, "name") + ".sha256"
 
 
-def pack(root: str, name: str, sink: int) -> None:
+def pack(root: str, name: str, most_files: int, sink: int) -> None:
     """Write a directory as a tar stream; files that change or vanish meanwhile do no harm. Runs in a child of the session.
 
     A symbolic link to a file inside the directory goes as a copy of that file, any other link or special file is left out.
     """
     top = inside(root, name, "name")
+    check_number_of_files(top, most_files)
     real = os.path.realpath(top) + "/"
     for path, directories, files in os.walk(top):
         directories.sort()
@@ -1063,6 +1064,20 @@ def pack(root: str, name: str, sink: int) -> None:
             finally:
                 os.close(fd)
     write_all(sink, b"\0" * 1024)
+
+
+def too_many_files(most: int) -> str:
+    return ("there are more than %d files, which is the most that is brought back of a node's directory ([remote] max_output_files); "
+            "put many small files into one archive" % most)
+
+
+def check_number_of_files(top: str, most: int) -> None:
+    """:raises Refused: there are more files than may be brought back; said before the first one goes over the wire."""
+    found = 0
+    for _, _, files in os.walk(top):
+        found += len(files)
+        if found > most:
+            raise Refused(too_many_files(most))
 
 
 def tar_header(name: str, size: int, mtime: int, mode: int) -> bytes:
@@ -1755,7 +1770,7 @@ class Session:
             self.send({"id": number, "data": True}, bytes(1024))
             self.answer(number)
         else:
-            self.streams[number] = Fetch(self, number, header["window"], lambda fd: pack(self.root, name, fd))
+            self.streams[number] = Fetch(self, number, header["window"], lambda fd: pack(self.root, name, self.options["max_files"], fd))
 
     def empty(self, name: str) -> bool:
         """Tell whether a directory has nothing in it: the usual case on most nodes of a job, and no child is needed for that."""

@@ -99,7 +99,7 @@ def picked(pieces: Iterable[bytes], snapshot: Snapshot, numbers: Sequence[int]) 
     due = iter(numbers)
     # The archive's own limit counts 1024 bytes for each member beside its content.
     limit = sum(snapshot.files[number].size + 1024 for number in numbers)
-    for name, size, content in archive.unpack(pieces, limit):
+    for name, size, content in archive.unpack(pieces, limit, most_files=len(numbers)):
         number = next(due, None)
         if number is None or name != str(number) or size != snapshot.files[number].size:
             raise exception.NodeCommandFailed("The node sent other files than it was asked for.")

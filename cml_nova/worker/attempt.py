@@ -25,6 +25,8 @@ LOG = logging.getLogger(__name__)
 #: seconds after a stop in which the rest of the logs must have come
 _LOG_GRACE = 10.0
 _PAUSE_MIN, _PAUSE_MAX = 0.2, 5.0
+#: seconds for which a node may refuse to start a process until it is taken at its word
+_REFUSAL_GRACE = 5.0
 #: seconds for which metrics are gathered after others have been reported, at least and at most
 _GATHERING = 0.5
 
@@ -54,6 +56,8 @@ class Attempt:
         self._hang_timeout: float = work.job.spec.get("hang_timeout") or 0
         #: what each node last said of the silence of its processes, and when by the monotonic clock
         self._idle: dict[int, tuple[float, list[Idle]]] = {}
+        #: nodes that refuse to start their processes: since when by the monotonic clock, and why
+        self._refusals: dict[int, tuple[float, str]] = {}
         self._leaving = Leave()
         self._checkpoints = Saver(work, crew, self.report)
         for task in self._tasks:
@@ -86,6 +90,11 @@ class Attempt:
         """Nodes in whose place something with another host key has been answering for too long, and its word."""
         with self._lock:
             return dict(self._refused)
+
+    def unstartable(self) -> dict[int, str]:
+        """Nodes that have been refusing for some time to start their processes, and why."""
+        with self._lock:
+            return {rank: why for rank, (since, why) in self._refusals.items() if time.monotonic() - since > _REFUSAL_GRACE}
 
     def silent(self) -> dict[int, float]:
         """Nodes that do not answer, and for how many seconds as far as this worker knows."""
@@ -195,6 +204,8 @@ class Attempt:
             except exception.HostKeyRefused as error:
                 self._note_refusal(rank, error.message)
                 return
+            except exception.NodeCommandFailed as error:
+                LOG.warning("Job %s: node %d refuses: %s", self._work.job.id, rank, error.message)
             except exception.RemoteError as error:
                 self._missed(rank, error.message)
             except Exception:
@@ -215,8 +226,16 @@ class Attempt:
         self._work.lease.check()
         for name in self._names(rank):
             if self.states().get(name, TaskState()).state == "PENDING":
-                machine.start(self._specs[name])
+                try:
+                    machine.start(self._specs[name])
+                except exception.NodeCommandFailed as error:
+                    with self._lock:
+                        since, _ = self._refusals.get(rank, (time.monotonic(), ""))
+                        self._refusals[rank] = (since, error.message)
+                    raise
                 LOG.debug("Job %s: %s is started", self._work.job.id, name)
+        with self._lock:
+            self._refusals.pop(rank, None)
 
     def _watch(self, rank: int, machine: Machine) -> bool:
         """Take logs and states from a node as they come; True when there is no more to come."""

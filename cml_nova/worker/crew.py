@@ -38,7 +38,7 @@ class Crew:
         secrets = work.secrets()
         self._private_key: str = secrets["ssh"]
         remote = work.conf.remote
-        self._options = Options(dead_after=remote.unreachable_after, max_log_bytes=remote.max_log_bytes,
+        self._options = Options(dead_after=remote.unreachable_after, max_log_bytes=remote.max_log_bytes, max_files=remote.max_output_files,
                                 power_off_after=remote.power_off_after, generation=work.job.generation)
         self._machines: dict[int, tuple[str, Machine]] = {}
         self._coming: dict[int, tuple[str, Future[Machine]]] = {}

@@ -27,7 +27,7 @@ def run(work: Work, crew: Crew) -> None:
     """Bring the job to TEARDOWN, with its outcome."""
     stop = threading.Event()
 
-    def collect() -> tuple[dict[int, str], str]:
+    def collect() -> tuple[dict[int, exception.RemoteError], str]:
         failures = _collect_all(work, crew, stop)
         return failures, rescue(work, sorted(failures))
 
@@ -37,12 +37,14 @@ def run(work: Work, crew: Crew) -> None:
 
     failures, instead = beside("collect", collect, look)
     trained = work.job.runtime.get("trained", False)
-    what = "; ".join(f"node {rank}: {why}" for rank, why in sorted(failures.items()))
+    what = "; ".join(f"node {rank}: {error.message}" for rank, error in sorted(failures.items()))
     told: list[Event] = [("collect", f"Outputs are missing: {what} {instead}".strip(), {})] if failures else []
     if work.job.outcome is None and work.job.target == Target.DELETE:
         work.report(phase=Phase.TEARDOWN)
     elif trained and failures:
-        work.report(phase=Phase.TEARDOWN, outcome=Outcome.FAILED, cause=Cause.INFRA_LOST,
+        # What a node refuses, or sends amiss, is of the job's own making: too many files, too many bytes.
+        own = any(isinstance(error, exception.NodeCommandFailed) for error in failures.values())
+        work.report(phase=Phase.TEARDOWN, outcome=Outcome.FAILED, cause=Cause.USER_ERROR if own else Cause.INFRA_LOST,
                     status_reason=f"The training succeeded, but its outputs could not be brought back: {what}",
                     events=told)
     else:
@@ -60,10 +62,10 @@ def _unwanted(work: Work) -> bool:
     return work.job.target == Target.DELETE
 
 
-def _collect_all(work: Work, crew: Crew, stop: threading.Event) -> dict[int, str]:
+def _collect_all(work: Work, crew: Crew, stop: threading.Event) -> dict[int, exception.RemoteError]:
     """Collect from all nodes in parallel; return the ranks that failed for good, with the reason."""
     results = crew.each(lambda rank, machine: _collect(work, crew, rank, machine, stop), range(len(work.job.nodes)))
-    return {rank: result.message for rank, result in results.items() if isinstance(result, exception.RemoteError)}
+    return {rank: result for rank, result in results.items() if isinstance(result, exception.RemoteError)}
 
 
 def _collect(work: Work, crew: Crew, rank: int, machine: Machine, stop: threading.Event) -> None:
@@ -86,7 +88,7 @@ def _collect(work: Work, crew: Crew, rank: int, machine: Machine, stop: threadin
 def _save(work: Work, where: str, machine: Machine, part: str) -> None:
     """Unpack what a tenant's machine sends, trusting none of it, into storage."""
     began = time.monotonic()
-    limit = work.conf.remote.max_output_bytes
-    for path, _size, pieces in archive.unpack(machine.fetch(part), limit=limit):
+    conf = work.conf.remote
+    for path, _size, pieces in archive.unpack(machine.fetch(part), limit=conf.max_output_bytes, most_files=conf.max_output_files):
         work.tools.storage.put(f"{artifact_prefix(work.job.id)}/{where}/{path}", pieces)
     LOG.debug("Job %s: %s took %.1f s", work.job.id, where, time.monotonic() - began)

@@ -5,6 +5,8 @@ Nothing hangs on our being here: after a crash the next worker starts what was n
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -64,6 +66,8 @@ def _observe(work: Work, attempt: Attempt) -> None:
         lost = attempt.refused() or _lost(work, work.tools.watch.latest(work.job.id, newer_than=began), attempt.silent())
         if lost:
             return _lose(work, attempt, lost)
+        if attempt.unstartable():
+            return _give_up_start(work, attempt)
         if not attempt.started() and time.monotonic() - began > work.conf.conductor.start_timeout:
             return _start_anew(work, attempt, Phase.BOOTSTRAPPING, Cause.TIMEOUT,
                                f"The processes had not all started after {work.conf.conductor.start_timeout} s.")
@@ -131,6 +135,15 @@ def _fail(work: Work, attempt: Attempt) -> None:
     kind: Counter = "infra_restarts" if recovers or diagnosis.cause == Cause.INFRA_LOST else "error_restarts"
     _restart_or_end(work, attempt, kind, Phase.BOOTSTRAPPING, diagnosis.cause, reason, kind="task",
                     task=culprit, exit_code=state.exit_code, signal=state.signal)
+
+
+def _give_up_start(work: Work, attempt: Attempt) -> None:
+    """Nodes refuse to start their processes: that the disk is full is the job's own doing, anything else is not."""
+    reason = "The processes can't be started: " + "; ".join(f"node {rank}: {why}" for rank, why in sorted(attempt.unstartable().items()))
+    attempt.stop(work.conf.remote.stop_grace)
+    if os.strerror(errno.ENOSPC) in reason:
+        return _restart_or_end(work, attempt, "error_restarts", Phase.BOOTSTRAPPING, Cause.USER_ERROR, reason, kind="task")
+    _restart_or_end(work, attempt, "infra_restarts", Phase.BOOTSTRAPPING, Cause.PLATFORM, reason, kind="task")
 
 
 def _end_hang(work: Work, attempt: Attempt, hang: Hang) -> None:

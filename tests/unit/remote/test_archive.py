@@ -30,10 +30,10 @@ def special(name: str, kind: bytes, target: str = "") -> tuple[tarfile.TarInfo, 
     return info, b""
 
 
-def take(data: bytes, limit: int = 1 << 20, step: int = 1000) -> dict[str, bytes]:
+def take(data: bytes, limit: int = 1 << 20, step: int = 1000, most_files: int = 100) -> dict[str, bytes]:
     pieces = (data[i:i + step] for i in range(0, len(data), step))
     found = {}
-    for path, size, content in archive.unpack(pieces, limit):
+    for path, size, content in archive.unpack(pieces, limit, most_files):
         found[path] = b"".join(content)
         assert len(found[path]) == size
     return found
@@ -50,6 +50,13 @@ def test_files_come_whole_whatever_the_pieces() -> None:
 def test_names_that_lead_elsewhere_are_refused(name: str) -> None:
     with pytest.raises(exception.NodeCommandFailed, match="not allowed"):
         take(tar(regular(name)))
+
+
+def test_too_many_files_are_refused_whatever_they_are() -> None:
+    data = tar(*(regular(str(number)) for number in range(5)), special("link", tarfile.SYMTYPE, "x"))
+    assert len(take(data, most_files=6)) == 5
+    with pytest.raises(exception.NodeCommandFailed, match="more than 5 files"):
+        take(data, most_files=5)
 
 
 def test_links_and_devices_are_left_out() -> None:

@@ -7,10 +7,12 @@ import hashlib
 import io
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import jeepney
@@ -121,7 +123,7 @@ def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
 
 def packed(root: Path, name: str) -> tarfile.TarFile:
     with open(root / "tar", "wb") as file:
-        runner.pack(str(root), name, file.fileno())
+        runner.pack(str(root), name, 1000, file.fileno())
     return tarfile.open(fileobj=io.BytesIO((root / "tar").read_bytes()))
 
 
@@ -250,3 +252,116 @@ def test_descendants_are_found_either_way(monkeypatch: pytest.MonkeyPatch) -> No
         runner.kill_all(lambda: runner.descendants(os.getpid()))
         child.wait()
         child.stdout.close()
+
+
+def test_too_many_files_are_refused_before_the_first_one_goes(tmp_path: Path) -> None:
+    (tmp_path / "output" / "deep").mkdir(parents=True)
+    for name in ("a", "deep/b", "deep/c"):
+        (tmp_path / "output" / name).touch()
+    runner.check_number_of_files(str(tmp_path / "output"), 3)
+    read, write = os.pipe()
+    with pytest.raises(runner.Refused, match="more than 2 files"):
+        runner.pack(str(tmp_path), "output", 2, write)
+    os.close(write)
+    assert os.read(read, 1) == b""
+    os.close(read)
+
+
+@pytest.fixture
+def supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[runner.Supervisor]:
+    """A supervisor without a process, whose log has a limit of 100 bytes."""
+    monkeypatch.setattr(runner, "prctl", lambda *_: True)
+    task = runner.Task(str(tmp_path), 1, "worker:0")
+    os.makedirs(task.path)
+    found = runner.Supervisor(str(tmp_path), task, {"max_log": 100}, {})
+    found.wake, found.log = (os.open(path, os.O_WRONLY | os.O_CREAT) for path in (task.file("wake"), task.file("log")))
+    found.put_by()
+    yield found
+    os.close(found.log)
+    os.close(found.wake)
+
+
+def test_a_log_says_what_a_full_disk_has_cost_it(supervisor: runner.Supervisor) -> None:
+    good, supervisor.log = supervisor.log, os.open("/dev/full", os.O_WRONLY)
+    supervisor.keep(b"lost")
+    supervisor.keep(b"lost too")
+    os.close(supervisor.log)
+    supervisor.log = good
+    supervisor.keep(b"kept\n")
+    assert Path(supervisor.task.file("log")).read_bytes() == (
+        b"\ncml: 12 bytes of output are missing here: [Errno 28] No space left on device\nkept\n")
+    assert supervisor.state["log_truncated"] is True
+    assert supervisor.state["log_error"] == "[Errno 28] No space left on device"
+
+
+def test_the_last_lines_find_room_on_a_full_disk(supervisor: runner.Supervisor) -> None:
+    good, supervisor.log = supervisor.log, os.open("/dev/full", os.O_WRONLY)
+    supervisor.keep(b"why it failed\n")
+    os.close(supervisor.log)
+    supervisor.log = good
+    supervisor.keep_the_rest()
+    assert Path(supervisor.task.file("log")).read_bytes() == b"why it failed\n"
+    assert not os.path.exists(supervisor.task.file("reserve.log"))
+
+
+def test_a_log_at_its_limit_is_marked_once_and_what_is_printed_then_is_a_sign_of_life(supervisor: runner.Supervisor) -> None:
+    supervisor.keep(b"x" * 99)
+    supervisor.keep(b"y" * 50)
+    supervisor.keep(b"z")
+    log = Path(supervisor.task.file("log"))
+    assert log.read_bytes() == b"x" * 99 + b"y" + b"\ncml: the log has reached its limit of 100 bytes; the rest is not kept\n"
+    os.utime(log, (0, 0))
+    supervisor.woke = 0.0
+    supervisor.keep(b"more")
+    assert log.stat().st_mtime > 0
+
+
+def test_a_state_is_written_although_there_is_no_room_for_a_new_file(
+        supervisor: runner.Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    supervisor.save(state="RUNNING")
+    monkeypatch.setattr(runner, "write_file", full)
+    for number in range(2):
+        supervisor.save(exit_code=number)
+        saved = supervisor.task.saved()
+        assert saved is not None and saved["exit_code"] == number
+    with pytest.raises(OSError, match="No space left"):
+        supervisor.save(exit_code=3)
+
+
+def test_a_stop_is_obeyed_once_and_one_that_is_being_written_not_yet(
+        supervisor: runner.Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(supervisor, "begin_stop", lambda **wanted: asked.append(wanted))
+    for text in ("", '{"grace": 5, "du', '{"grace": 5, "dump": false}', '{"grace": 5, "dump": false}', '{"grace": 0, "dump": true}'):
+        supervisor.obey(text)
+    assert asked == [{"grace": 5, "dump": False}, {"grace": 0, "dump": True}]
+
+
+def test_where_processes_are_is_told() -> None:
+    told = runner.whereabouts([os.getpid(), 2 ** 22 + 1])
+    assert re.search(rf"cml: process {os.getpid()}, thread {os.getpid()} \(.*\): R \(running\), in ", told)
+
+
+def test_silence_is_measured_between_looks_and_not_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = runner.Task(str(tmp_path), 1, "worker:0")
+    os.makedirs(task.path)
+    log, heartbeat = Path(task.file("log")), Path(task.file("heartbeat"))
+    log.touch()
+    runner.write_file(task.file("state.json"), runner.to_json({"state": "RUNNING", "supervisor": os.getpid()}).encode())
+    clock = [1000.0]
+    monkeypatch.setattr(runner.time, "monotonic", lambda: clock[0])
+    follow = runner.Follow(None, 1, {}, 0, 5)  # type: ignore[arg-type]
+    os.utime(log, (0, 0))
+    first, beats = follow.idle(task)
+    assert 0 < first <= runner.age(os.getpid()) + 0.1 and not beats, "no longer than the process lives, whatever the clock says"
+    clock[0] += 30
+    assert follow.idle(task)[0] == pytest.approx(first + 30, abs=0.2)
+    os.utime(log, (2 ** 31, 2 ** 31))
+    assert follow.idle(task) == (0.0, False), "a new line, be its time in the future"
+    clock[0] += 7
+    assert follow.idle(task) == (7.0, False)
+    heartbeat.touch()
+    assert follow.idle(task) == (0.0, True)
