@@ -52,6 +52,9 @@ class Attempt:
         #: since when nodes do not answer, as far as that is reported; a worker before us may have done so
         self._since: dict[int, float] = {n["rank"]: n["unreachable_since"] for n in work.job.nodes if n["unreachable_since"]}
         self._paths_changed = False
+        #: nodes that have answered us, and since when we have tried those that have not, by the monotonic clock
+        self._met: set[int] = set()
+        self._began = time.monotonic()
         self._gathers_until = 0.0
         self._hang_timeout: float = work.job.spec.get("hang_timeout") or 0
         #: what each node last said of the silence of its processes, and when by the monotonic clock
@@ -167,6 +170,7 @@ class Attempt:
 
     def report(self, **report: Any) -> None:
         """Report what has been gathered since the last time, along with what the caller has to say."""
+        self._miss_absent()
         with self._lock:
             tasks, self._changed_tasks = self._changed_tasks, {}
             nodes, self._changed_nodes = self._changed_nodes, {}
@@ -194,6 +198,7 @@ class Attempt:
         while not self._leaving.is_set():
             try:
                 machine = self._crew.connect(rank, address)
+                self._met.add(rank)
                 if self._leaving.is_set():
                     return
                 self._start(rank, machine)
@@ -288,6 +293,13 @@ class Attempt:
             f"Node {rank} ({slots[rank].role}:{slots[rank].index}) has been UNREACHABLE since "
             f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(since))}; its processes go on."
             for rank, since in sorted(self._since.items())) or None
+
+    def _miss_absent(self) -> None:
+        """Nodes that have never answered this worker since it took over are missed, too, and not only those that ceased to."""
+        patience: float = self._work.conf.remote.unreachable_after
+        if time.monotonic() - self._began > patience:
+            for rank in set(self._followers) - self._met:
+                self._missed(rank, f"no connection within {patience:g} s")
 
     def _missed(self, rank: int, message: str) -> None:
         """A node does not answer; its processes are taken to go on."""

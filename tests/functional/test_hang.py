@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import time
 
+import pytest
+
 from tests.harness.client import Client
 from tests.harness.cloud import LocalCloud
 from tests.harness.stack import Stack
@@ -23,6 +25,7 @@ stuck_forever()
 '''
 
 
+@pytest.mark.fault("hang")
 def test_a_hang_is_ended_with_the_stacks_in_the_log_and_started_anew(client: Client) -> None:
     job_id = client.submit(document(command=HANG_ONCE, hang_timeout=8, max_restarts=1), {"train.py": STUCK})
     job = client.succeed(job_id)
@@ -37,6 +40,7 @@ def test_a_hang_is_ended_with_the_stacks_in_the_log_and_started_anew(client: Cli
         assert client.log(job_id, task, attempt=2) == "attempt 2\n"
 
 
+@pytest.mark.fault("hang")
 def test_a_hang_without_a_restart_left_fails_the_job_and_is_named(client: Client) -> None:
     """The program ignores the signal that asks it where it is, too."""
     command = "trap '' ABRT; echo epoch 7; sleep 600"
@@ -46,6 +50,7 @@ def test_a_hang_without_a_restart_left_fails_the_job_and_is_named(client: Client
     assert "Its last line:\nepoch 7" in job["status_reason"]
 
 
+@pytest.mark.fault("hang-one")
 def test_a_quiet_process_beside_one_that_speaks_is_no_hang_unless_its_heartbeat_stands_still(client: Client) -> None:
     """In sh, which starts in no time whatever else the machine does."""
     command = ('if [ $CML_ROLE_INDEX = 0 ]; then for i in $(seq 45); do echo line; sleep 0.2; done; '
@@ -58,11 +63,13 @@ def test_a_quiet_process_beside_one_that_speaks_is_no_hang_unless_its_heartbeat_
     client.succeed(quiet)
 
 
+@pytest.mark.fault("hang-one")
 def test_heartbeats_alone_are_enough(client: Client) -> None:
     command = "for i in $(seq 35); do touch $CML_HEARTBEAT_FILE; sleep 0.2; done"
     client.succeed(client.submit(document(workers=1, command=command, hang_timeout=4), {"train.py": ""}))
 
 
+@pytest.mark.fault("hang-cut")
 def test_while_a_node_does_not_answer_nothing_is_called_a_hang(client: Client, cloud: LocalCloud, gate: Gate) -> None:
     script = "import gate; print('quiet from now on', flush=True); gate.wait()"
     job_id = client.submit(document(env=gate.env, hang_timeout=5), gate.files(script))
@@ -77,6 +84,7 @@ def test_while_a_node_does_not_answer_nothing_is_called_a_hang(client: Client, c
     assert (job["status"], job["cause"]) == ("FAILED", "TIMEOUT")
 
 
+@pytest.mark.fault("hang-taken-over")
 def test_a_hang_is_noticed_by_who_takes_over(stack: Stack, client: Client) -> None:
     """The silence counts from the last sign of life, and not from the take-over."""
     job_id = client.submit(document(workers=1, command=HANG_ONCE, hang_timeout=8, max_restarts=1), {"train.py": STUCK})

@@ -51,6 +51,7 @@ def resident(daemon: Daemon) -> int:
     return int(line.split()[1]) << 10
 
 
+@pytest.mark.fault("log-flood")
 def test_a_log_far_beyond_its_limit_is_capped_and_harms_nobody(limited: Stack) -> None:
     """Every line up to the limit is there once; another job runs meanwhile; the service's memory does not grow with the flood."""
     with Gate() as gate:
@@ -72,6 +73,7 @@ def test_a_log_far_beyond_its_limit_is_capped_and_harms_nobody(limited: Stack) -
     assert sum(resident(daemon) for daemon in limited.service.daemons) - before < 64 << 20
 
 
+@pytest.mark.fault("many-files")
 def test_more_files_than_are_brought_back_fail_the_job_at_once(limited: Stack) -> None:
     script = '''
 import os

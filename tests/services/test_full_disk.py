@@ -49,6 +49,7 @@ def full(small: Stack) -> Iterator[Stack]:
         yield small
 
 
+@pytest.mark.fault("disk-full")
 def test_a_process_that_fails_of_a_full_disk_says_so_to_the_end(full: Stack) -> None:
     script = '''
 import os
@@ -68,6 +69,7 @@ while True:
     assert full.demo.artifacts(job_id)["output/worker-0/model"] > 10 << 20, "what it wrote is brought back all the same"
 
 
+@pytest.mark.fault("disk-full-borne")
 def test_a_process_that_bears_it_goes_on_and_the_log_says_what_is_missing(full: Stack) -> None:
     """Another worker takes over while the disk is full, too."""
     script = FILL + '''
@@ -95,6 +97,7 @@ print("after", flush=True)
     assert "bytes of output are missing here: [Errno 28] No space left on device\n" in log
 
 
+@pytest.mark.fault("disk-full-stop")
 def test_processes_on_a_full_disk_can_be_stopped_and_what_they_wrote_comes_back(full: Stack) -> None:
     script = FILL + '''
 import sys
@@ -118,6 +121,7 @@ gate.wait()
     assert full.demo.artifacts(job_id)["output/worker-0/filler"] > 10 << 20
 
 
+@pytest.mark.fault("disk-full")
 def test_a_job_that_can_not_be_started_anew_on_a_full_disk_fails_and_says_why(full: Stack) -> None:
     script = FILL + '''
 fill("filler")
