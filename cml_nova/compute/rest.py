@@ -20,7 +20,7 @@ MICROVERSION = "2.90"
 ATTEMPTS = 4
 _FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 3.0
-_LONGEST_RETRY_AFTER = 10.0
+LONGEST_RETRY_AFTER = 10.0
 #: requests of a process in flight: a burst of jobs is no reason to flood the cloud, nor to have hundreds of threads work at a time.
 #: What all wait for, and deletions, of which few are in flight anyway, do not queue up with the others
 _turns = threading.BoundedSemaphore(16)
@@ -55,7 +55,7 @@ def _pause(state: tenacity.RetryCallState) -> float:
     """Give the seconds until the next try: jittered, and not less than the cloud asks for."""
     error = state.outcome.exception() if state.outcome else None
     asked = error.detail.get("retry_after", 0.0) if isinstance(error, exception.CloudError) else 0.0
-    return max(_jitter(state), min(asked, _LONGEST_RETRY_AFTER))
+    return max(_jitter(state), min(asked, LONGEST_RETRY_AFTER))
 
 
 @tenacity.retry(

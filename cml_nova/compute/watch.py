@@ -13,6 +13,7 @@ from oslo_log import log as logging
 
 from cml_nova import exception
 from cml_nova.compute.fleet import Fleet, Server
+from cml_nova.compute.rest import LONGEST_RETRY_AFTER
 
 LOG = logging.getLogger(__name__)
 
@@ -206,7 +207,8 @@ class ServerWatch:
         else:
             return None
         if self._failures:
-            gap = max(gap, min(self._fast * 2 ** self._failures, self._slow))
+            asked = self._poll.error.detail.get("retry_after", 0.0) if self._poll.error else 0.0
+            gap = max(gap, min(self._fast * 2 ** self._failures, self._slow), min(asked, LONGEST_RETRY_AFTER))
         return self._poll.started + max(gap, 2 * self._took)
 
     def look(self) -> None:

@@ -31,6 +31,8 @@ OPTS = [
     cfg.FloatOpt("restart_pause_max", default=600, min=0, help="Longest such pause, in seconds; it doubles with each restart of its kind."),
     cfg.PortOpt("metrics_port", help="Port on which Prometheus finds the metrics of this conductor, under /metrics. None without it."),
     cfg.HostAddressOpt("metrics_host", default="127.0.0.1", help="Address on which they are served; nobody is asked who they are there."),
+    cfg.IntOpt("leak_suspect_after", default=300, min=1,
+               help="Seconds of a clean-up without success until an event says so: more than a restart of the cloud's API takes."),
     cfg.FloatOpt("orphan_interval", default=300, min=1, help="Seconds between looks for cloud resources that no job owns."),
     cfg.FloatOpt("orphan_grace", default=300, min=0,
                  help="Age in seconds that such a resource must have before anything is done about it: as the cloud says, or since it was "

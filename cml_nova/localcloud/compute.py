@@ -59,6 +59,8 @@ def _change(server_id: str, **changes: Any) -> Document:
 
 
 def _brief(server: Document) -> Document:
+    if cloud().settings.cell_down:
+        return {"id": server["id"], "status": "UNKNOWN", "links": links(f"servers/{server['id']}")}
     return {"id": server["id"], "name": server["name"], "links": links(f"servers/{server['id']}")}
 
 
@@ -76,12 +78,17 @@ def _addresses(server: Document) -> Document:
 def _listed(server: Document) -> Document:
     """Show a server as a list does: where Nova's API has the database of a cell, it lacks the faults of servers that never got a host."""
     shown = _show(server)
+    if cloud().settings.cell_down:
+        return shown
     if not server["host"]:
         shown.pop("fault", None)
     return shown
 
 
 def _show(server: Document) -> Document:
+    if cloud().settings.cell_down:  # what the API's own database knows
+        return {"id": server["id"], "status": "UNKNOWN", "tenant_id": server["project_id"], "created": iso(server["created"]),
+                "links": links(f"servers/{server['id']}")}
     flavor = server["flavor"]
     shown: Document = {
         **_brief(server), "status": server["status"], "tenant_id": server["project_id"], "user_id": server["user_id"],

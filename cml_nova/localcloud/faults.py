@@ -14,8 +14,9 @@ boot
 server
     Something happens to one server: ``{"kind": "server", "server": ID, "fault": F}`` with one of ``servers.SERVER_FAULTS``.
 settings
-    ``{"kind": "settings", "boot_time": S, "delete_time": S, "gpus": N, "vcpus": N, "token_ttl": S, "host_status": 0 | 1}``; absent
-    ones stay. ``host_status``: whether Nova shows everybody, and not the administrator alone, if the host of a server is up.
+    ``{"kind": "settings", "boot_time": S, "delete_time": S, "gpus": N, "vcpus": N, "token_ttl": S, "host_status": 0 | 1,
+    "cell_down": 0 | 1}``; absent ones stay. ``host_status``: whether Nova shows everybody, and not the administrator alone, if the host of
+    a server is up. ``cell_down``: Nova can't reach the database of its servers; lists with a filter lack them, others have ids alone.
 tokens
     ``{"kind": "tokens", "expire": "all"}``: no token is valid any more.
 
@@ -147,7 +148,7 @@ class Faults:
         return body
 
     def _set(self, body: dict[str, Any]) -> dict[str, Any]:
-        names = ("boot_time", "delete_time", "gpus", "vcpus", "token_ttl", "host_status")
+        names = ("boot_time", "delete_time", "gpus", "vcpus", "token_ttl", "host_status", "cell_down")
         _only(body, *names)
         settings, scheduler = self._cloud.settings, self._cloud.scheduler
         values = {name: _number(body, name, 0, 10**9) for name in names}
@@ -163,6 +164,8 @@ class Faults:
             self._cloud.accounts.ttl = values["token_ttl"]
         if values["host_status"] is not None:
             settings.host_status = bool(values["host_status"])
+        if values["cell_down"] is not None:
+            settings.cell_down = bool(values["cell_down"])
         return self.settings()
 
     def _add_tokens(self, body: dict[str, Any]) -> None:
@@ -174,7 +177,7 @@ class Faults:
         """Give what a fault of kind ``settings`` can change."""
         return {"boot_time": self._cloud.settings.boot_time, "delete_time": self._cloud.settings.delete_time,
                 "gpus": self._cloud.scheduler.gpus, "vcpus": self._cloud.scheduler.vcpus, "token_ttl": self._cloud.accounts.ttl,
-                "host_status": int(self._cloud.settings.host_status)}
+                "host_status": int(self._cloud.settings.host_status), "cell_down": int(self._cloud.settings.cell_down)}
 
     def show(self) -> dict[str, Any]:
         """Give what is armed."""

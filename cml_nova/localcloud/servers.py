@@ -31,6 +31,7 @@ class Settings:
 
     boot_time: float = 0.2
     delete_time: float = 0.1
+    cell_down: bool = False  # the cell that has all servers does not answer the API
     host_status: bool = False  # whether everybody is shown if a server's host is up, as an operator's policy may allow
     boot_results: deque[str] = field(default_factory=deque)  # "error" or "never", for the next servers
 

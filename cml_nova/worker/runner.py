@@ -49,7 +49,8 @@ def _steps(work: Work, crew: Crew) -> None:
             raise
         except Exception as error:
             _note(work, phase, error)
-            work.lease.wake.wait(pause * random.uniform(0.5, 1.0))  # noqa: S311 -- no secret
+            asked = error.detail.get("retry_after", 0.0) if isinstance(error, exception.CloudError) else 0.0
+            work.lease.wake.wait(max(min(asked, _PAUSE_MAX), pause * random.uniform(0.5, 1.0)))  # noqa: S311 -- no secret
             pause = min(_PAUSE_MAX, pause * 2)
             work.lease.check()
             work.refresh()

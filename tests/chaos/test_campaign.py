@@ -12,6 +12,7 @@ TOOL = Path(__file__).resolve().parents[2] / "tools" / "lib" / "chaos.py"
 SEED = 1
 
 
+@pytest.mark.fault("campaign")
 @pytest.mark.timeout(1200)
 def test_no_fault_loses_a_job_or_leaves_anything(tmp_path: Path) -> None:
     command = [sys.executable, str(TOOL), "campaign", "--seed", str(SEED), "--jobs", "60", "--faults", "160", "--directory", str(tmp_path)]

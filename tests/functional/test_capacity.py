@@ -91,3 +91,13 @@ def test_quota_of_the_project_makes_jobs_wait_with_the_reason(client: Client, cl
         gate.open()
         client.succeed(first)
         client.succeed(second)
+
+
+@pytest.mark.fault("quota-race")
+def test_two_jobs_that_start_at_once_and_a_quota_for_one(client: Client, cloud: LocalCloud) -> None:
+    with instances_quota(cloud, 3):
+        jobs = [client.submit(document(name=f"race-{i}"), {"train.py": "import time; time.sleep(1)"}) for i in range(2)]
+        ended = [client.succeed(job_id) for job_id in jobs]
+    waited = [job_id for job_id in jobs if any(event["detail"].get("cause") == "QUOTA" for event in client.events(job_id))]
+    assert waited, "they ran at the same time"
+    assert max(job["started_at"] for job in ended) >= min(job["finished_at"] for job in ended)

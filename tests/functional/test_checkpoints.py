@@ -106,6 +106,7 @@ def stories(client: Client, job_id: str) -> list[str]:
     return [event["message"] for event in client.events(job_id) if event["kind"] == "checkpoint"]
 
 
+@pytest.mark.fault("checkpoint-node-lost", "all-vms-deleted")
 @pytest.mark.parametrize("lost", [(0,), (1,), (0, 1)])
 def test_attempt_after_lost_nodes_goes_on_from_what_was_saved_on_every_node(client: Client, cloud: LocalCloud, gate: Gate,
                                                                              lost: tuple[int, ...]) -> None:
@@ -122,6 +123,7 @@ def test_attempt_after_lost_nodes_goes_on_from_what_was_saved_on_every_node(clie
     assert client.artifacts(job_id).keys() == {f"checkpoints/worker-{i}/{name}" for i in (0, 1) for name in ("last", "step-5/weights")}
 
 
+@pytest.mark.fault("checkpoint-on-term")
 def test_what_is_saved_on_term_counts(client: Client, cloud: LocalCloud, gate: Gate) -> None:
     job_id = begin(client, gate, WRITE_1="worker:0 step 5", ON_TERM="worker:0 step 6")
     saved(client, job_id)
@@ -131,6 +133,7 @@ def test_what_is_saved_on_term_counts(client: Client, cloud: LocalCloud, gate: G
     assert [found(client, job_id, 2, task) for task in ("worker:0", "worker:1")] == [{"step": "6"}] * 2
 
 
+@pytest.mark.fault("checkpoint-writer-changes")
 def test_program_that_fails_goes_on_on_whichever_node_the_writer_is(client: Client, gate: Gate) -> None:
     """Of a path that several nodes write, the lowest rank's counts; then that of whoever writes it anew."""
     job_id = client.submit(document(max_restarts=2, env={

@@ -167,3 +167,78 @@ def test_nothing_untagged_is_touched(client: Client, cloud: LocalCloud) -> None:
     finally:
         cloud.request("DELETE", f"/compute/v2.1/servers/{created}", cloud="local-service")
         until(lambda: not cloud.servers(), 20, "the end of our own server")
+
+
+@pytest.mark.fault("keystone-down")
+def test_keystone_away_and_all_tokens_ended(client: Client, cloud: LocalCloud, gate: Gate) -> None:
+    job_id = client.submit(document(env=gate.env), gate.files(TICK))
+    gate.expect(2)
+    client.request("GET", "/v1/jobs")  # whose token the API has checked
+    cloud.fault("http", service="identity", method="POST", path="/auth/tokens", status=503, count=None)
+    before = client.log_size(job_id)
+    until(lambda: client.log_size(job_id) > before + 300, 20, "more of the log")
+    cloud.heal()
+    cloud.fault("tokens", expire="all")
+    cloud.fault("http", service="identity", method="POST", path="/auth/tokens", status=503, count=20)
+    gate.open()
+    until(lambda: not any(fault["kind"] == "http" for fault in cloud.faults()), 60, "the end of Keystone's trouble")
+    client.succeed(job_id)
+    assert len(gate.visitors) == 2
+
+
+@pytest.mark.fault("rate-limited")
+@pytest.mark.parametrize(("method", "path"), [("GET", "^/servers/detail"), ("POST", "^/servers$"), ("DELETE", "^/servers/")])
+def test_requests_too_many_are_sent_again_as_late_as_the_cloud_asks_for(client: Client, cloud: LocalCloud, method: str, path: str) -> None:
+    cloud.fault("http", service="compute", method=method, path=path, status=429, retry_after=2, count=2)
+    cloud.forget_calls()
+    job_id = client.submit(document(workers=1), {"train.py": ""})
+    client.succeed(job_id)
+    assert not any(fault["kind"] == "http" for fault in cloud.faults()), "the job went on without those that were refused"
+
+
+@pytest.mark.fault("cell-down")
+def test_cell_that_does_not_answer_is_no_loss(client: Client, cloud: LocalCloud, gate: Gate) -> None:
+    job_id = client.submit(document(env=gate.env), gate.files(WAIT))
+    gate.expect(2)
+    before = [node["server_id"] for node in client.nodes(job_id)]
+    cloud.fault("settings", cell_down=1)
+    cloud.forget_calls()
+    # Lists by tag lack the servers now; asking for the list without a filter is what tells that they are there.
+    until(lambda: cloud.calls().get("compute GET /servers", 0) >= 2, 30, "a second look at servers that seem to be gone")
+    assert client.job(job_id)["status"] == "RUNNING"
+    cloud.fault("settings", cell_down=0)
+    gate.open()
+    assert client.succeed(job_id)["attempt"] == 1
+    assert [node["server_id"] for node in client.nodes(job_id)] == before
+
+
+@pytest.mark.fault("image-gone")
+def test_image_that_vanished_fails_the_job_in_the_clouds_words(client: Client, cloud: LocalCloud) -> None:
+    cloud.fault("http", service="compute", method="POST", path="^/servers$", status=400, count=1)
+    job = client.finish(client.submit(document(), {"train.py": ""}))
+    assert (job["status"], job["cause"]) == ("FAILED", "CONFIG")
+    assert "made this request fail" in job["status_reason"]
+
+
+@pytest.mark.fault("stuck-deleting")
+def test_server_that_stays_although_its_deletion_was_accepted_is_told(client: Client, cloud: LocalCloud) -> None:
+    cloud.fault("settings", delete_time=8)
+    job_id = client.submit(document(workers=1), {"train.py": ""})
+    until(lambda: any(event["kind"] == "leak-suspect" for event in client.events(job_id)), 30, "word of a suspected leak")
+    assert client.job(job_id)["status"] == "CLEANING"
+    client.succeed(job_id)
+    assert cloud.servers(job_id) == []
+
+
+@pytest.mark.fault("ports-left")
+def test_port_that_was_left_behind_goes_with_the_job(client: Client, cloud: LocalCloud, gate: Gate) -> None:
+    job_id = client.submit(document(workers=1, env=gate.env), gate.files(WAIT))
+    gate.expect(1)
+    [network] = [one["id"] for one in cloud.get("/network/v2.0/networks")["networks"] if one["name"] == "local-net"]
+    groups = cloud.get("/network/v2.0/security-groups")["security_groups"]
+    [group] = [one["id"] for one in groups if job_id in one["name"] + one["description"]]
+    left = {"port": {"network_id": network, "security_groups": [group], "name": "left"}}
+    assert cloud.request("POST", "/network/v2.0/ports", left, cloud="local-service").status_code == 201
+    gate.open()
+    client.succeed(job_id)
+    assert cloud.leftovers() == []

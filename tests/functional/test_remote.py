@@ -497,6 +497,19 @@ def test_a_changed_host_key_is_refused_at_the_next_connect(machine: Machine, ser
     fresh.close()
 
 
+@pytest.mark.fault("ip-reused")
+def test_another_machine_under_an_old_address_is_never_trusted(machine: Machine, server: Server, access: Access) -> None:
+    server.hypervisor.destroy(name_of(access.address))
+    until(lambda: not machine.connected)
+    newcomer = Machine(server.listen(access.address))
+    with pytest.raises(exception.HostKeyRefused):
+        machine.connect(10)
+    newcomer.connect(10)
+    assert newcomer.processes() == []
+    machine.access = newcomer.access
+    newcomer.close()
+
+
 @pytest.mark.fault("image-without-python")
 def test_a_machine_without_python_says_so(server: Server, access: Access) -> None:
     server.hypervisor.fault(name_of(access.address), "crash")  # its address is needed
@@ -626,6 +639,7 @@ def test_without_a_manager_the_refusal_says_so(tmp_path: Path) -> None:
         runner.Scope(str(tmp_path / "private")).enter()
 
 
+@pytest.mark.fault("many-nodes")
 def test_thirty_nodes_are_up_and_logging_quickly(server: Server) -> None:
     machines = [Machine(server.listen(f"127.71.1.{i + 1}")) for i in range(30)]
     before = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import asyncssh
 import pytest
@@ -42,6 +43,28 @@ def test_cut_path_stops_nothing_and_loses_no_line(client: Client, cloud: LocalCl
     gate.open()
     client.succeed(job_id)
     assert len(gate.visitors) == 2, "the training was not started anew"
+    for task in ("worker:0", "worker:1"):
+        lines = client.log(job_id, task).splitlines()
+        assert lines == [*(f"line {i}" for i in range(len(lines) - 1)), f"lines {len(lines) - 1}"]
+
+
+@pytest.mark.fault("ssh-cut-long")
+def test_paths_cut_for_longer_than_every_time_out(client: Client, cloud: LocalCloud, gate: Gate) -> None:
+    """Longer than connect_timeout and unreachable_after together, which are 5 and 6 s here and 30 s each with an operator."""
+    job_id = client.submit(document(env=gate.env), gate.files(TICK))
+    gate.expect(2)
+    servers = [node["server_id"] for node in client.nodes(job_id)]
+    for server in servers:
+        cloud.fault("server", server=server, fault="cut")
+    until(lambda: all(node["unreachable_since"] for node in client.nodes(job_id)), 30, "both nodes are shown as unreachable")
+    time.sleep(12)
+    assert client.job(job_id)["status"] == "RUNNING"
+    for server in servers:
+        cloud.fault("server", server=server, fault="mend")
+    until(lambda: not any(node["unreachable_since"] for node in client.nodes(job_id)), 30, "both nodes answer again")
+    gate.open()
+    assert client.succeed(job_id)["attempt"] == 1
+    assert len(gate.visitors) == 2
     for task in ("worker:0", "worker:1"):
         lines = client.log(job_id, task).splitlines()
         assert lines == [*(f"line {i}" for i in range(len(lines) - 1)), f"lines {len(lines) - 1}"]

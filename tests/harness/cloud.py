@@ -22,7 +22,7 @@ from tests.harness.waiting import until
 QUICK: Options = {
     "cloud": {"poll_fast": 0.1, "poll_slow": 0.5, "settle_time": 3},
     "conductor": {"lease_time": 6, "sweep_interval": 0.5, "queue_retry_min": 0.5, "queue_retry_max": 2, "orphan_interval": 3600,
-                  "restart_pause_min": 0.5, "restart_pause_max": 2},
+                  "restart_pause_min": 0.5, "restart_pause_max": 2, "leak_suspect_after": 3},
     "worker": {"heartbeat_interval": 1, "drain_timeout": 5, "rpc_timeout": 5},
     "remote": {"connect_timeout": 5, "unreachable_after": 6, "stop_grace": 2, "max_checkpoint_bytes": 10**6},
 }
@@ -57,7 +57,7 @@ class LocalCloud(Cloud):
         directory.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self._defaults = {"boot_time": boot_time, "delete_time": 0.0, "gpus": gpus, "host_status": 0}
+        self._defaults = {"boot_time": boot_time, "delete_time": 0.0, "gpus": gpus, "host_status": 0, "cell_down": 0}
         command = ["cml-nova-localcloud", "serve", "--state-dir", str(directory), "--host", "127.0.0.1", "--port", str(self.port),
                    "--network", f"127.{random.randrange(65, 255)}.0.0/16", "--gpus", str(gpus), "--boot-time", str(boot_time),
                    "--delete-time", "0", *args]
@@ -139,6 +139,10 @@ class LocalCloud(Cloud):
         response = requests.post(self.url + "/faults", json={"kind": kind, **document}, timeout=30)
         assert response.ok, f"the fault was refused: {response.status_code} {response.text}"
         return dict(response.json())
+
+    def faults(self) -> list[dict[str, Any]]:
+        """List the faults that are armed."""
+        return list(requests.get(self.url + "/faults", timeout=30).json()["faults"])
 
     def heal(self) -> None:
         response = requests.delete(self.url + "/faults", timeout=30)

@@ -16,8 +16,6 @@ LOG = logging.getLogger(__name__)
 
 #: seconds between rounds: first, and at most
 _PAUSE_MIN, _PAUSE_MAX = 0.5, 30.0
-#: seconds without success until users and operators are told: more than a restart of the cloud's API takes
-_ALARM_AFTER = 300
 
 
 def run(work: Work, crew: Crew) -> None:
@@ -28,7 +26,7 @@ def run(work: Work, crew: Crew) -> None:
     began, told, pause = time.monotonic(), False, _PAUSE_MIN
     with work.tools.watch.watch(work.job.id, expect_change=True):
         while not clean(work):
-            if not told and time.monotonic() - began > _ALARM_AFTER:
+            if not told and time.monotonic() - began > work.conf.conductor.leak_suspect_after:
                 _alarm(work)
                 told = True
             work.lease.wake.wait(pause)

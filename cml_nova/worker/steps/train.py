@@ -14,6 +14,7 @@ from typing import Any
 
 from oslo_log import log as logging
 
+from cml_nova import exception
 from cml_nova.compute.fleet import Server
 from cml_nova.states import Cause, Outcome, Phase, Target
 from cml_nova.worker.attempt import Attempt
@@ -30,6 +31,7 @@ _TICK = 2.0
 #: what Nova calls servers whose processes are gone
 _DEAD = ("ERROR", "SHUTOFF", "DELETED", "SOFT_DELETED")
 _LAST_LINES = 5
+_GONE = "its server is gone from the cloud"
 #: seconds in which the loss of a node, or the failure of a process, shows that another one failed of
 _SETTLE = 5.0
 #: between looks for that
@@ -63,7 +65,7 @@ def _observe(work: Work, attempt: Attempt) -> None:
             return _end_hang(work, attempt, hang)
         work.lease.wake.wait(attempt.pause(_TICK))
         # The cloud's API being away says nothing about the training: only an answer that lacks a server does.
-        lost = attempt.refused() or _lost(work, work.tools.watch.latest(work.job.id, newer_than=began), attempt.silent())
+        lost = attempt.refused() or _confirmed(work, _lost(work, work.tools.watch.latest(work.job.id, newer_than=began), attempt.silent()))
         if lost:
             return _lose(work, attempt, lost)
         if attempt.unstartable():
@@ -85,9 +87,22 @@ def _lost(work: Work, servers: Sequence[Server] | None, silent: Mapping[int, flo
     return {rank: why for rank, why in reasons.items() if why}
 
 
+def _confirmed(work: Work, lost: dict[int, str]) -> dict[int, str]:
+    """Leave out the nodes whose servers the cloud still knows: lists by tag lack those in a part of it that does not answer."""
+    gone = {work.job.nodes[rank]["server_id"]: rank for rank, why in lost.items() if why == _GONE}
+    if not gone:
+        return lost
+    try:
+        hidden = {gone[server_id] for server_id in work.tools.fleet.remaining(gone)}
+    except exception.CMLError as error:
+        LOG.warning("Job %s: whether servers are gone can't be told: %s", work.job.id, error.message)
+        hidden = set(gone.values())
+    return {rank: why for rank, why in lost.items() if rank not in hidden}
+
+
 def _why_lost(work: Work, server: Server | None, silent: float | None) -> str | None:
     if server is None:
-        return "its server is gone from the cloud"
+        return _GONE
     if server.status in _DEAD:
         return f"its server is {server.status}"
     if silent is None:
@@ -161,7 +176,7 @@ def _await_cause(work: Work, attempt: Attempt) -> dict[int, str]:
     began = time.monotonic()
     with work.tools.watch.watch(work.job.id, expect_change=True):
         while _culprit(work, attempt)[1].peer_lost and time.monotonic() - began < _SETTLE and not work.stopping():
-            lost = _lost(work, work.tools.watch.latest(work.job.id, newer_than=began), attempt.silent())
+            lost = _confirmed(work, _lost(work, work.tools.watch.latest(work.job.id, newer_than=began), attempt.silent()))
             if lost or work.ended_early():
                 return lost
             work.lease.wake.wait(_LOOK)

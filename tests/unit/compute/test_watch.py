@@ -162,6 +162,17 @@ def test_failures_slow_it_down(paced: ServerWatch, clock: FakeClock, fleet: Fake
         assert paced.next_look() == pytest.approx(clock.now + 0.25)
 
 
+@pytest.mark.fault("rate-limited")
+def test_the_next_look_is_as_late_as_the_cloud_asks_for(paced: ServerWatch, clock: FakeClock, fleet: FakeFleet) -> None:
+    fleet.error = exception.CloudError("429", retry_after=9.0)
+    with paced.watch("j", expect_change=True):
+        look(paced, clock)
+        assert paced.next_look() == pytest.approx(clock.now + 9.0)
+        fleet.error = exception.CloudError("429", retry_after=3600.0)
+        look(paced, clock)
+        assert paced.next_look() == pytest.approx(clock.now + 10.0)
+
+
 def test_a_snapshot_is_of_its_job(watch: ServerWatch, fleet: FakeFleet) -> None:
     fleet.servers = [server("1", "a"), server("2", "b"), server("3", "a")]
     assert [found.id for found in watch.snapshot("a", NEVER)] == ["1", "3"]

@@ -11,6 +11,7 @@ from cml_nova.worker.diagnosis import LINES, diagnose, exit_codes, signal_name
 EXIT_1 = TaskState("EXITED", 1)
 
 
+@pytest.mark.fault("oom-137-nccl")
 @pytest.mark.parametrize(("state", "cause", "what", "hint"), [
     (EXIT_1, Cause.USER_ERROR, "exited with code 1", ""),
     (TaskState("EXITED", None, 11), Cause.USER_ERROR, "was killed by signal 11 (SIGSEGV)", ""),
@@ -33,6 +34,7 @@ def test_ends(state: TaskState, cause: Cause, what: str, hint: str) -> None:
     assert bool(hint) == bool(found.hint)
 
 
+@pytest.mark.fault("oom-137-nccl")
 @pytest.mark.parametrize(("line", "cause", "what"), [
     ("OSError: [Errno 28] No space left on device", Cause.USER_ERROR, "disk of its node full"),
     ("MemoryError", Cause.USER_ERROR, "ran out of memory and"),
@@ -55,6 +57,7 @@ def test_what_programs_say_is_the_users_own(line: str, cause: Cause, what: str) 
     assert not (found.peer_lost or found.broken_node)
 
 
+@pytest.mark.fault("peer-lost")
 @pytest.mark.parametrize("line", [
     "RuntimeError: [gloo/transport/tcp/pair.cc:598] Connection closed by peer [10.0.0.5]:4711",
     "tensorflow.python.framework.errors_impl.UnavailableError: Collective ops is aborted by: failed to connect to all addresses",
@@ -68,6 +71,7 @@ def test_who_misses_another_one_is_not_to_blame(line: str) -> None:
     assert found.peer_lost and not found.broken_node
 
 
+@pytest.mark.fault("gpu-broken")
 @pytest.mark.parametrize("line", [
     "NVRM: Xid (PCI:0000:3b:00): 79, pid=1234, GPU has fallen off the bus.",
     "NVRM: Xid (PCI:0000:3b:00): 48, pid=1, Double Bit ECC Error",

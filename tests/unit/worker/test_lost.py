@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from oslo_config import cfg
 
 from cml_nova import conf as cml_conf
+from cml_nova import exception
 from cml_nova.compute.fleet import Server
 from cml_nova.worker.steps import train
 
@@ -49,3 +51,23 @@ def test_no_answer_of_the_cloud_loses_nothing(work: Any) -> None:
 def test_silence_may_be_borne_for_ever(work: Any) -> None:
     work.conf.set_override("unreachable_timeout", 0, "conductor")
     assert train._lost(work, [server("a"), server("b")], {1: 1e9}) == {}
+
+
+class Cell:
+    """Tells which servers a list without a filter names."""
+
+    def __init__(self, *known: str, away: bool = False) -> None:
+        self.known, self.away = set(known), away
+
+    def remaining(self, server_ids: Iterable[str]) -> set[str]:
+        if self.away:
+            raise exception.CloudError("503")
+        return self.known & set(server_ids)
+
+
+@pytest.mark.parametrize(("cell", "lost"), [(Cell("a", "b"), {0}), (Cell("a"), {0, 1}), (Cell(away=True), {0})])
+def test_what_only_lists_by_tag_lack_is_not_lost(work: Any, cell: Cell, lost: set[int]) -> None:
+    """Node 0 is in ERROR, node 1 is in no list by tag."""
+    work.tools = SimpleNamespace(fleet=cell)
+    work.job.id = "job"
+    assert set(train._confirmed(work, train._lost(work, [server("a", "ERROR")], {}))) == lost

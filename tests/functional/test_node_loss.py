@@ -1,0 +1,59 @@
+"""Machines go in the ways that machines go: what is lost is replaced, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.harness.client import Client
+from tests.harness.cloud import LocalCloud
+from tests.harness.training import WAIT, Gate, document
+from tests.harness.waiting import until
+
+MASTER = 'import os\nprint("master", os.environ["CML_MASTER_ADDR"], flush=True)\n' + WAIT
+SHUTDOWN = '''
+import os
+import subprocess
+
+if (os.environ["CML_ROLE_INDEX"], os.environ["CML_ATTEMPT"]) == ("1", "1"):
+    subprocess.run(["poweroff"])
+''' + WAIT
+
+
+def finish(client: Client, gate: Gate, job_id: str) -> None:
+    gate.open()
+    assert client.succeed(job_id)["attempt"] == 2
+
+
+@pytest.mark.fault("chief-vm-deleted")
+def test_first_node_is_lost_and_the_others_meet_at_its_new_address(client: Client, cloud: LocalCloud, gate: Gate) -> None:
+    job_id = client.submit(document(env=gate.env), gate.files(MASTER))
+    gate.expect(2)
+    lost, kept = client.nodes(job_id)
+    cloud.fault("server", server=lost["server_id"], fault="vanish")
+    gate.expect(4)
+    now = client.nodes(job_id)
+    assert now[1]["server_id"] == kept["server_id"]
+    finish(client, gate, job_id)
+    for task in ("worker:0", "worker:1"):
+        assert client.log(job_id, task, attempt=1).splitlines()[0] == f"master {lost['address']}"
+        assert client.log(job_id, task, attempt=2).splitlines()[0] == f"master {now[0]['address']}"
+
+
+@pytest.mark.fault("guest-shutdown")
+def test_a_guest_that_shuts_itself_down_is_replaced(client: Client, gate: Gate) -> None:
+    job_id = client.submit(document(env=gate.env), gate.files(SHUTDOWN))
+    until(lambda: [visitor for visitor in gate.visitors if visitor.attempt == 2 and visitor.task == "worker:1"], 60, "the second attempt")
+    assert any("SHUTOFF" in event["message"] for event in client.events(job_id) if event["kind"] == "node"), client.story(job_id)
+    finish(client, gate, job_id)
+
+
+@pytest.mark.fault("vm-error")
+def test_a_server_that_goes_to_error_while_it_runs_is_replaced(client: Client, cloud: LocalCloud, gate: Gate) -> None:
+    job_id = client.submit(document(env=gate.env), gate.files(WAIT))
+    gate.expect(2)
+    kept, lost = client.nodes(job_id)
+    cloud.fault("server", server=lost["server_id"], fault="error")
+    gate.expect(4)
+    now = client.nodes(job_id)
+    assert (now[0]["server_id"] == kept["server_id"], now[1]["server_id"] == lost["server_id"]) == (True, False)
+    finish(client, gate, job_id)
