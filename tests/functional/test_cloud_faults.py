@@ -144,6 +144,18 @@ def test_node_whose_host_is_down_is_replaced_as_soon_as_the_cloud_says_so(client
 
 
 @pytest.mark.fault("boot-stuck")
+def test_servers_that_vanish_before_all_are_up_are_replaced(client: Client, cloud: LocalCloud, gate: Gate) -> None:
+    cloud.fault("boot", result="never", count=1)
+    job_id = client.submit(document(env=gate.env), gate.files(WAIT))
+    until(lambda: sorted(node["status"] for node in client.nodes(job_id)) == ["ACTIVE", "BUILD"], 30, "one node that is up")
+    for server in cloud.servers(job_id):
+        cloud.fault("server", server=server["id"], fault="vanish")
+    gate.expect(2)
+    gate.open()
+    job = client.succeed(job_id)
+    assert (job["attempt"], job["infra_restarts"]) == (1, 0)
+
+
 def test_servers_that_never_boot_are_given_up_on_cancel(client: Client, cloud: LocalCloud) -> None:
     cloud.fault("boot", result="never", count=2)
     job_id = client.submit(document(workers=2), {"train.py": ""})

@@ -171,7 +171,7 @@ def _wait_until_active(work: Work, crew: Crew, pools: list[tuple[str, list[int]]
         changes = _assign(work, pools, servers)
         if changes:
             work.report(nodes=changes)
-        reachable = _get_floating(work, group_id)
+        reachable = _all_there(work, servers) and _get_floating(work, group_id)
         if reachable:
             _expect(work, crew, servers)
         if reachable and all(node["status"] == "ACTIVE" and node["address"] for node in work.job.nodes):
@@ -186,7 +186,21 @@ def _wait_until_active(work: Work, crew: Crew, pools: list[tuple[str, list[int]]
                 return broken
         if work.job.phase_seconds > deadline:
             raise _Shortfall(Cause.NO_CAPACITY, f"The servers were not active after {deadline} s.")
-        servers = _next_change(work, servers, _CLOSE_TICK if looks_without_reason else _TICK)
+        before, servers = servers, _next_change(work, servers, _CLOSE_TICK if looks_without_reason else _TICK)
+        gone = _gone(before, servers)
+        if gone:
+            return gone
+
+
+def _all_there(work: Work, servers: Sequence[Server]) -> bool:
+    """Tell whether each node has a server that is shown: what its row says of one that is gone counts for nothing."""
+    return {node["server_id"] for node in work.job.nodes} <= {server.id for server in servers}
+
+
+def _gone(before: Sequence[Server], now: Sequence[Server]) -> list[Server]:
+    """Give the good servers that were shown and are not any more: somebody else has deleted them."""
+    shown = {server.id for server in now}
+    return [replace(server, status="DELETED") for server in before if server.status in COMING and server.id not in shown]
 
 
 def _next_change(work: Work, servers: Sequence[Server], timeout: float) -> Sequence[Server]:
