@@ -51,13 +51,13 @@ class Cause(StrEnum):
 
 
 #: phase -> the phases that may follow it. Going back means: to QUEUED when the cloud has no room, to PROVISIONING
-#: when a node was lost, to BOOTSTRAPPING when the processes start anew on the same nodes.
+#: when a node was lost (also with outputs that were not collected yet), to BOOTSTRAPPING when the processes start anew on the same nodes.
 TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     Phase.QUEUED: frozenset({Phase.PROVISIONING, Phase.TEARDOWN}),
     Phase.PROVISIONING: frozenset({Phase.QUEUED, Phase.BOOTSTRAPPING, Phase.TEARDOWN}),
     Phase.BOOTSTRAPPING: frozenset({Phase.PROVISIONING, Phase.RUNNING, Phase.TEARDOWN}),
     Phase.RUNNING: frozenset({Phase.PROVISIONING, Phase.BOOTSTRAPPING, Phase.COLLECTING, Phase.TEARDOWN}),
-    Phase.COLLECTING: frozenset({Phase.TEARDOWN}),
+    Phase.COLLECTING: frozenset({Phase.PROVISIONING, Phase.TEARDOWN}),
     Phase.TEARDOWN: frozenset({Phase.DONE}),
     Phase.DONE: frozenset(),
 }

@@ -156,6 +156,36 @@ def test_servers_that_vanish_before_all_are_up_are_replaced(client: Client, clou
     assert (job["attempt"], job["infra_restarts"]) == (1, 0)
 
 
+def test_node_lost_while_nodes_are_made_ready_is_replaced(client: Client, cloud: LocalCloud, gate: Gate) -> None:
+    job_id = client.submit(document(env=gate.env, setup="python3 train.py"), gate.files(WAIT))
+    gate.expect(2)
+    kept, lost = client.nodes(job_id)
+    cloud.fault("server", server=lost["server_id"], fault="crash")
+    gate.open()
+    job = client.succeed(job_id)
+    assert (job["attempt"], job["infra_restarts"]) == (1, 1)
+    assert sorted(visitor.attempt for visitor in gate.visitors) == [0, 0, 0, 1, 1], "setups: one of the node that was kept"
+    assert client.nodes(job_id)[0]["server_id"] == kept["server_id"]
+
+
+#: an output that takes a moment to collect
+BIG_OUTPUT = """
+import os
+with open(os.path.join(os.environ["CML_OUTPUT_DIR"], "big"), "wb") as file:
+    for _ in range(300):
+        file.write(os.urandom(1 << 20))
+"""
+
+
+def test_node_lost_with_outputs_that_were_not_collected_yet_costs_an_attempt_and_not_the_job(client: Client, cloud: LocalCloud) -> None:
+    job_id = client.submit(document(workers=1), {"train.py": BIG_OUTPUT})
+    client.wait_status(job_id, "COLLECTING")
+    cloud.fault("server", server=client.nodes(job_id)[0]["server_id"], fault="vanish")
+    job = client.succeed(job_id)
+    assert (job["attempt"], job["infra_restarts"]) == (2, 1)
+    assert client.artifacts(job_id)["output/worker-0/big"] == 300 << 20
+
+
 def test_servers_that_never_boot_are_given_up_on_cancel(client: Client, cloud: LocalCloud) -> None:
     cloud.fault("boot", result="never", count=2)
     job_id = client.submit(document(workers=2), {"train.py": ""})

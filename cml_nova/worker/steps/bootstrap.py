@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import Future, TimeoutError
 from typing import Any
 
@@ -11,6 +12,7 @@ from oslo_log import log as logging
 from cml_nova import exception
 from cml_nova.remote import Leave, Machine, ProcessSpec, ProcessState
 from cml_nova.states import Cause, Outcome, Phase
+from cml_nova.worker import losses
 from cml_nova.worker.beside import beside
 from cml_nova.worker.crew import Crew
 from cml_nova.worker.logs import LogSaver
@@ -31,18 +33,21 @@ class _NotReady(Exception):
         self.columns = {"cause": cause, "status_reason": reason, **columns}
 
 
+class _Lost(Exception):
+    """Nodes are lost; the argument says which, and why."""
+
+    def __init__(self, nodes: dict[int, str]) -> None:
+        super().__init__(nodes)
+        self.nodes = nodes
+
+
 def run(work: Work, crew: Crew) -> None:
-    """Bring the job to RUNNING with a new attempt, or to its end where its nodes can't be made ready."""
+    """Bring the job to RUNNING with a new attempt, to PROVISIONING where it has lost nodes, or to its end if they can't be made ready."""
     try:
-        for node in work.job.nodes:
-            _await(work, crew.expect(node["rank"], work.access(node)), node)
-        if work.ended_early():
-            return work.report(phase=Phase.TEARDOWN)
-        if work.job.spec.get("setup"):
-            _set_up(work, crew)
-        if work.ended_early():
-            return work.report(phase=Phase.TEARDOWN)
-        _make_attempt(work, crew)
+        with work.tools.watch.watch(work.job.id, wake=work.lease.wake):
+            _prepare(work, crew)
+    except _Lost as lost:
+        losses.replace(work, crew, lost.nodes)
     except _NotReady as problem:
         if work.ended_early():
             return work.report(phase=Phase.TEARDOWN)
@@ -50,21 +55,40 @@ def run(work: Work, crew: Crew) -> None:
                     events=[("failed", problem.columns["status_reason"], {"cause": str(problem.columns["cause"])})])
 
 
+def _prepare(work: Work, crew: Crew) -> None:
+    began = time.monotonic()
+    for node in work.job.nodes:
+        _await(work, crew.expect(node["rank"], work.access(node)), node, began)
+    if work.ended_early():
+        return work.report(phase=Phase.TEARDOWN)
+    if work.job.spec.get("setup"):
+        _set_up(work, crew)
+    if work.ended_early():
+        return work.report(phase=Phase.TEARDOWN)
+    _make_attempt(work, crew)
+
+
 def _ranks(work: Work) -> range:
     return range(len(work.job.nodes))
 
 
-def _await(work: Work, connecting: Future[Machine], node: dict[str, Any]) -> None:
-    """Wait for a node's connection, and for the code to be there, while there is time and the job is wanted."""
+def _await(work: Work, connecting: Future[Machine], node: dict[str, Any], began: float) -> None:
+    """Wait for a node's connection, and for the code to be there, while there is time, and the job is wanted and has its servers."""
     limit = work.conf.conductor.bootstrap_timeout
     while not work.ended_early():
         try:
             connecting.result(timeout=_TICK)
             return
         except TimeoutError:
+            lost = losses.find(work, work.tools.watch.latest(work.job.id, newer_than=began), {})
+            if lost:
+                raise _Lost(lost) from None
             if work.job.phase_seconds > limit:
                 raise _NotReady(Cause.INFRA_LOST, f"{_name(node)} did not answer by SSH within {limit} s.") from None
         except (exception.HostKeyRefused, exception.NodeCommandFailed) as error:
+            if isinstance(error, exception.HostKeyRefused) and (work.job.attempt or not work.job.infra_restarts):
+                # Another machine has the address. Where its replacement is refused, too, the image may not take the key we give it.
+                raise _Lost({node["rank"]: error.message}) from error
             raise _NotReady(Cause.PLATFORM, f"{_name(node)}: {error.message}") from error
 
 

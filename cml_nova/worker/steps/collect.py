@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Container
 
 from oslo_log import log as logging
 
@@ -11,6 +12,7 @@ from cml_nova import exception
 from cml_nova.remote import Machine, archive
 from cml_nova.states import Cause, Outcome, Phase, Target
 from cml_nova.storage.base import artifact_prefix
+from cml_nova.worker import losses
 from cml_nova.worker.beside import beside
 from cml_nova.worker.crew import Crew
 from cml_nova.worker.saving import Event, rescue
@@ -24,33 +26,39 @@ _RETRY_PAUSE = 1.0
 
 
 def run(work: Work, crew: Crew) -> None:
-    """Bring the job to TEARDOWN, with its outcome."""
-    stop = threading.Event()
-
-    def collect() -> tuple[dict[int, exception.RemoteError], str]:
-        failures = _collect_all(work, crew, stop)
-        return failures, rescue(work, sorted(failures))
+    """Bring the job to TEARDOWN, with its outcome; or to PROVISIONING where a node was lost with outputs of a training that succeeded."""
+    stop, lost, began = threading.Event(), dict[int, str](), time.monotonic()
 
     def look() -> None:
+        lost.update(losses.find(work, work.tools.watch.latest(work.job.id, newer_than=began), {}))
         if _unwanted(work) or work.job.phase_seconds > work.conf.conductor.collect_timeout:
             stop.set()
 
-    failures, instead = beside("collect", collect, look)
+    with work.tools.watch.watch(work.job.id, wake=work.lease.wake):
+        failures = beside("collect", lambda: _collect_all(work, crew, stop, lost), look)
     trained = work.job.runtime.get("trained", False)
-    what = "; ".join(f"node {rank}: {error.message}" for rank, error in sorted(failures.items()))
-    told: list[Event] = [("collect", f"Outputs are missing: {what} {instead}".strip(), {})] if failures else []
     if work.job.outcome is None and work.job.target == Target.DELETE:
-        work.report(phase=Phase.TEARDOWN)
-    elif trained and failures:
-        # What a node refuses, or sends amiss, is of the job's own making: too many files, too many bytes.
-        own = any(isinstance(error, exception.NodeCommandFailed) for error in failures.values())
-        work.report(phase=Phase.TEARDOWN, outcome=Outcome.FAILED, cause=Cause.USER_ERROR if own else Cause.INFRA_LOST,
-                    status_reason=f"The training succeeded, but its outputs could not be brought back: {what}",
-                    events=told)
-    else:
-        outcome = {"outcome": Outcome.SUCCEEDED, "progress": 100, "cause": None, "status_reason": None} if trained else {}
-        work.report(phase=Phase.TEARDOWN, **outcome,
-                    events=[*told, ("phase", "The servers are deleted now.", {"phase": str(Phase.TEARDOWN)})])
+        return work.report(phase=Phase.TEARDOWN)
+    gone = {rank: lost.get(rank, error.message) for rank, error in failures.items()
+            if rank in lost or isinstance(error, exception.HostKeyRefused)}
+    if trained and work.job.outcome is None and gone:
+        return losses.replace(work, crew, gone)
+    # What a node refuses, or sends amiss, is of the job's own making: too many files, too many bytes.
+    own = any(isinstance(error, exception.NodeCommandFailed) for error in failures.values())
+    _end(work, trained, {rank: lost.get(rank, error.message) for rank, error in failures.items()},
+         Cause.USER_ERROR if own else Cause.INFRA_LOST)
+
+
+def _end(work: Work, trained: bool, failures: dict[int, str], cause: Cause) -> None:
+    instead = rescue(work, sorted(failures))
+    what = "; ".join(f"node {rank}: {why}" for rank, why in sorted(failures.items()))
+    told: list[Event] = [("collect", f"Outputs are missing: {what} {instead}".strip(), {})] if failures else []
+    if trained and failures:
+        return work.report(phase=Phase.TEARDOWN, outcome=Outcome.FAILED, cause=cause, events=told,
+                           status_reason=f"The training succeeded, but its outputs could not be brought back: {what}")
+    outcome = {"outcome": Outcome.SUCCEEDED, "progress": 100, "cause": None, "status_reason": None} if trained else {}
+    work.report(phase=Phase.TEARDOWN, **outcome,
+                events=[*told, ("phase", "The servers are deleted now.", {"phase": str(Phase.TEARDOWN)})])
 
 
 def _unwanted(work: Work) -> bool:
@@ -62,13 +70,13 @@ def _unwanted(work: Work) -> bool:
     return work.job.target == Target.DELETE
 
 
-def _collect_all(work: Work, crew: Crew, stop: threading.Event) -> dict[int, exception.RemoteError]:
+def _collect_all(work: Work, crew: Crew, stop: threading.Event, lost: Container[int]) -> dict[int, exception.RemoteError]:
     """Collect from all nodes in parallel; return the ranks that failed for good, with the reason."""
-    results = crew.each(lambda rank, machine: _collect(work, crew, rank, machine, stop), range(len(work.job.nodes)))
+    results = crew.each(lambda rank, machine: _collect(work, rank, machine, stop, lost), range(len(work.job.nodes)))
     return {rank: result for rank, result in results.items() if isinstance(result, exception.RemoteError)}
 
 
-def _collect(work: Work, crew: Crew, rank: int, machine: Machine, stop: threading.Event) -> None:
+def _collect(work: Work, rank: int, machine: Machine, stop: threading.Event, lost: Container[int]) -> None:
     node = work.job.nodes[rank]
     while True:
         try:
@@ -80,7 +88,7 @@ def _collect(work: Work, crew: Crew, rank: int, machine: Machine, stop: threadin
             raise
         except exception.RemoteError as error:
             LOG.warning("Job %s: collecting from node %d goes on after: %s", work.job.id, rank, error.message)
-            if stop.is_set() or node["status"] == "LOST":
+            if stop.is_set() or rank in lost or node["status"] == "LOST":
                 raise
             stop.wait(_RETRY_PAUSE)
 

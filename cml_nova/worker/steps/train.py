@@ -10,13 +10,13 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from oslo_log import log as logging
 
-from cml_nova import exception
-from cml_nova.compute.fleet import Server
 from cml_nova.states import Cause, Outcome, Phase, Target
+from cml_nova.worker import losses
 from cml_nova.worker.attempt import Attempt
 from cml_nova.worker.crew import Crew
 from cml_nova.worker.diagnosis import LINES, Diagnosis, diagnose, exit_codes
@@ -28,10 +28,7 @@ LOG = logging.getLogger(__name__)
 
 #: seconds between looks when nothing wakes us: what is new on a node, at the servers or in the job's row does
 _TICK = 2.0
-#: what Nova calls servers whose processes are gone
-_DEAD = ("ERROR", "SHUTOFF", "DELETED", "SOFT_DELETED")
 _LAST_LINES = 5
-_GONE = "its server is gone from the cloud"
 #: seconds in which the loss of a node, or the failure of a process, shows that another one failed of
 _SETTLE = 5.0
 #: between looks for that
@@ -65,7 +62,7 @@ def _observe(work: Work, attempt: Attempt) -> None:
             return _end_hang(work, attempt, hang)
         work.lease.wake.wait(attempt.pause(_TICK))
         # The cloud's API being away says nothing about the training: only an answer that lacks a server does.
-        lost = attempt.refused() or _confirmed(work, _lost(work, work.tools.watch.latest(work.job.id, newer_than=began), attempt.silent()))
+        lost = attempt.refused() or losses.find(work, work.tools.watch.latest(work.job.id, newer_than=began), attempt.silent())
         if lost:
             return _lose(work, attempt, lost)
         if attempt.unstartable():
@@ -73,44 +70,6 @@ def _observe(work: Work, attempt: Attempt) -> None:
         if not attempt.started() and time.monotonic() - began > work.conf.conductor.start_timeout:
             return _start_anew(work, attempt, Phase.BOOTSTRAPPING, Cause.TIMEOUT,
                                f"The processes had not all started after {work.conf.conductor.start_timeout} s.")
-
-
-def _lost(work: Work, servers: Sequence[Server] | None, silent: Mapping[int, float]) -> dict[int, str]:
-    """Say which nodes are gone for good, and why; none if the cloud gave no answer.
-
-    :param silent: seconds for which nodes have not answered, by rank. That alone says little: the path may be cut, and the training go on.
-    """
-    if servers is None:
-        return {}
-    known = {s.id: s for s in servers}
-    reasons = {node["rank"]: _why_lost(work, known.get(node["server_id"]), silent.get(node["rank"])) for node in work.job.nodes}
-    return {rank: why for rank, why in reasons.items() if why}
-
-
-def _confirmed(work: Work, lost: dict[int, str]) -> dict[int, str]:
-    """Leave out the nodes whose servers the cloud still knows: lists by tag lack those in a part of it that does not answer."""
-    gone = {work.job.nodes[rank]["server_id"]: rank for rank, why in lost.items() if why == _GONE}
-    if not gone:
-        return lost
-    try:
-        hidden = {gone[server_id] for server_id in work.tools.fleet.remaining(gone)}
-    except exception.CMLError as error:
-        LOG.warning("Job %s: whether servers are gone can't be told: %s", work.job.id, error.message)
-        hidden = set(gone.values())
-    return {rank: why for rank, why in lost.items() if rank not in hidden}
-
-
-def _why_lost(work: Work, server: Server | None, silent: float | None) -> str | None:
-    if server is None:
-        return _GONE
-    if server.status in _DEAD:
-        return f"its server is {server.status}"
-    if silent is None:
-        return None
-    if server.host_down:
-        return "it does not answer, and the host of its server is down"
-    limit = work.conf.conductor.unreachable_timeout
-    return f"it has not answered for {limit} s" if limit and silent > limit else None
 
 
 def _end_early(work: Work, attempt: Attempt) -> None:
@@ -176,7 +135,7 @@ def _await_cause(work: Work, attempt: Attempt) -> dict[int, str]:
     began = time.monotonic()
     with work.tools.watch.watch(work.job.id, expect_change=True):
         while _culprit(work, attempt)[1].peer_lost and time.monotonic() - began < _SETTLE and not work.stopping():
-            lost = _confirmed(work, _lost(work, work.tools.watch.latest(work.job.id, newer_than=began), attempt.silent()))
+            lost = losses.find(work, work.tools.watch.latest(work.job.id, newer_than=began), attempt.silent())
             if lost or work.ended_early():
                 return lost
             work.lease.wake.wait(_LOOK)
@@ -210,21 +169,15 @@ def _restart_or_end(work: Work, attempt: Attempt, counter: Counter, phase: Phase
 
 def _lose(work: Work, attempt: Attempt, lost: dict[int, str]) -> None:
     """Nodes are gone: they are replaced, the others kept, and a new attempt starts on all."""
-    slots = work.job.layout.nodes
-    reason = "; ".join(f"node {rank} ({slots[rank].role}:{slots[rank].index}): {why}" for rank, why in sorted(lost.items()))
     attempt.forget(lost)
-    empty = {"server_id": None, "server_name": None, "address": None, "status": "LOST", "unreachable_since": None}
-    changes: list[dict[str, Any]] = [{"rank": rank, "fault": why, **empty} for rank, why in lost.items()]
-    doomed = [work.job.nodes[rank]["server_id"] for rank in lost]
-    _start_anew(work, attempt, Phase.PROVISIONING, Cause.INFRA_LOST, f"Lost {reason}.", nodes=changes, doomed=doomed)
+    _start_anew(work, attempt, Phase.PROVISIONING, Cause.INFRA_LOST, losses.reason(work, lost), lost)
 
 
-def _start_anew(work: Work, attempt: Attempt, phase: Phase, cause: Cause, reason: str, *,
-                nodes: Sequence[dict[str, Any]] = (), doomed: Sequence[str] = ()) -> None:
+def _start_anew(work: Work, attempt: Attempt, phase: Phase, cause: Cause, reason: str,
+                lost: Mapping[int, str] = MappingProxyType({})) -> None:
     """Stop what runs and start another attempt, unless there were too many."""
     attempt.stop(work.conf.remote.stop_grace)
     attempt.save_last()
-    if doomed and work.job.infra_restarts < work.conf.conductor.max_infra_restarts:
-        # A lost server may be alive and only shut off or taken for another: it must not stay beside its replacement.
-        work.tools.fleet.delete(doomed)
-    _restart_or_end(work, attempt, "infra_restarts", phase, cause, reason, kind="node" if nodes else "task", nodes=nodes)
+    if lost and work.job.infra_restarts < work.conf.conductor.max_infra_restarts:
+        losses.delete_servers(work, lost)
+    _restart_or_end(work, attempt, "infra_restarts", phase, cause, reason, kind="node" if lost else "task", nodes=losses.rows(lost))
