@@ -34,7 +34,8 @@ class Forwards:
             if task:
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
-            await self._forward(reader, writer, target())
+            # Not in the loop: the answer may have to wait for a request that itself waits for the loop.
+            await self._forward(reader, writer, await asyncio.to_thread(target))
 
         try:
             self._servers[address] = await asyncio.start_server(accept, address, self._port)

@@ -26,9 +26,11 @@ import paramiko
 import pytest
 
 from cml_nova.localcloud import images, processes
+from cml_nova.localcloud.forwarding import Forwards
 from cml_nova.localcloud.hypervisor import AddressInUse, Hypervisor, HypervisorError
 from cml_nova.localcloud.images import ImageError, ImageStore
 from tests.harness.guests import alive
+from tests.harness.process import free_port
 from tests.harness.waiting import until
 
 PORT = 2200
@@ -647,3 +649,25 @@ def connect(machine: Machine) -> Any:
 
 def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_connection_to_a_floating_address_does_not_hold_the_loop_while_its_target_is_asked_for() -> None:
+    """Whoever knows the target may wait for the loop itself."""
+    async def connect() -> None:
+        loop = asyncio.get_running_loop()
+        asked: asyncio.Future[None] = loop.create_future()
+
+        def target() -> None:
+            asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(5)
+            loop.call_soon_threadsafe(asked.set_result, None)
+
+        port = free_port()
+        forwards = Forwards(port)
+        await forwards.add("127.0.0.1", target)
+        try:
+            await asyncio.open_connection("127.0.0.1", port)
+            await asyncio.wait_for(asked, 10)
+        finally:
+            forwards.close()
+
+    asyncio.run(connect())
