@@ -145,15 +145,20 @@ class Daemon(service.Service):
     def __init__(self, *parts: Part) -> None:
         super().__init__()
         self._parts = parts
+        self._started = False
         self._stopped = threading.Event()
 
     def start(self) -> None:
         for part in self._parts:
             part.start()
+        self._started = True
 
     def stop(self, graceful: bool = True) -> None:
-        for part in reversed(self._parts):
-            part.stop()
+        # The signal has interrupted the thread that starts the parts. One that waits for a bus that is away goes on only after this, so
+        # it is not waited for; nothing has been taken yet that would have to be handed over.
+        if self._started:
+            for part in reversed(self._parts):
+                part.stop()
         self._stopped.set()
 
     def wait(self) -> None:
