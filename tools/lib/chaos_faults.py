@@ -22,9 +22,6 @@ from tests.harness.process import Daemon
 
 T = TypeVar("T")
 
-#: seconds that a daemon has to end in when it is asked to
-_DRAIN_SECONDS = 45.0
-
 
 class Fault(abc.ABC):
     """Something that goes wrong.
@@ -109,7 +106,7 @@ class Drain(OfDaemon):
     """SIGTERM; it has to end in time, and is started again."""
 
     def begin(self) -> None:
-        self.daemon.stop(_DRAIN_SECONDS)
+        self.world.end(self.daemon)
 
     def heal(self) -> bool:
         self.daemon.start()
@@ -126,7 +123,7 @@ class RollingRestart(Fault):
         self.claimed = names
         for daemon in self.world.daemons.values():
             if daemon.alive:
-                daemon.stop(_DRAIN_SECONDS)
+                self.world.end(daemon)
             daemon.start()
         return True
 
@@ -390,8 +387,12 @@ class OfNode(Fault):
         if job is None:
             return False
         self.victim = f"server {name} of {job.run}"
-        job.hurt.append(f"{time.strftime('%H:%M:%S')} {type(self).__name__} {self.victim}")
+        self.note(job)
         return self.inflict(self.fault)
+
+    def note(self, job: Job) -> None:
+        """Note it before it is done: the job may be judged at once."""
+        job.hurt.append(f"{time.strftime('%H:%M:%S')} {type(self).__name__} {self.victim}")
 
     def inflict(self, fault: str) -> bool:
         """Do something to the server; False if it is not there or not running any more."""
@@ -416,7 +417,14 @@ class GoesToError(OfNode):
 
 
 class AnotherAtItsAddress(OfNode):
+    """Another machine answers at its address; before a first attempt a second one means that the image is not as it has to be."""
+
     fault = "rekey"
+
+    def note(self, job: Job) -> None:
+        super().note(job)
+        if not any(entry.attempt for entry in self.world.ledger.entries(job.run)):
+            job.right.add("FAILED")
 
 
 class Hang(OfNode):

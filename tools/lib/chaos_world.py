@@ -30,6 +30,8 @@ T = TypeVar("T")
 _LAUNCHER = Path(__file__).with_name("chaos_bus.py")
 #: seconds after which even a patient one gives up
 _PATIENCE = 300.0
+#: seconds that a daemon has to end in when it is asked to
+_DRAIN_SECONDS = 45.0
 GPUS = 10
 #: times are short, so that what takes long in life takes seconds. No number of losses is too high: none is a job's own. Nothing but
 #: the jobs may clean up what they leave behind: there is no look for orphans
@@ -134,6 +136,13 @@ class World:
             os.killpg(daemon.pid, number)
         else:
             os.kill(daemon.pid, number)
+
+    def end(self, daemon: Daemon) -> None:
+        """Ask a daemon to end, and note if it does not in time."""
+        try:
+            daemon.stop(_DRAIN_SECONDS)
+        except AssertionError as error:
+            self.died.append(str(error))
 
     def revive(self) -> None:
         """Start daemons that have ended without having been told to, as systemd would, and note them."""
