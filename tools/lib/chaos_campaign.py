@@ -35,8 +35,8 @@ _LOOK_EVERY = 0.7
 _DEADLINE = 420.0
 #: faults that come to each job, where nothing else is said
 _FAULTS_PER_JOB = 4
-#: faults that are going on at a time, at most, and the shortest pause between two
-_AT_ONCE, _PAUSE = 10, 0.15
+#: faults that are going on at a time, at most, and the seconds between two: with fewer hardly any job would get anywhere
+_AT_ONCE, _PAUSES = 10, (0.25, 1.0)
 #: campaigns of more jobs than this have faults that last two minutes as well
 _LONG_FROM = 200
 _HEALTHY_WITHIN = 120.0
@@ -114,6 +114,9 @@ class Campaign:
 
     def _one_after_the_other(self) -> None:
         while time.monotonic() < self._until and not self._over.is_set():
+            if self.struck.total() < len(self.records) * self._rate:
+                time.sleep(0.1)  # the faults have to keep up, or there would be none for the last jobs
+                continue
             number = next(self._numbers)
             if self._jobs is not None and number >= self._jobs:
                 return
@@ -155,7 +158,7 @@ class Campaign:
                 raise AssertionError(f"{job.run} ({job.id}) is in no list of jobs")
 
     def _tell(self, job: Job, seen: dict[str, Any], wrong: list[str]) -> None:
-        self._say(f"{len(self.records):4} {sum(self.struck.values()):5}  {job.run:8} {job.kind.name:24} {seen['status']:10} "
+        self._say(f"{len(self.records):4} {self.struck.total():5}  {job.run:8} {job.kind.name:24} {seen['status']:10} "
                   f"{'WRONG' if wrong else 'ok'}")
         if wrong:
             self._say(story(self._world, job, wrong))
@@ -190,7 +193,8 @@ class Campaign:
         with ThreadPoolExecutor(_AT_ONCE, "fault") as pool:
             futures = [pool.submit(self._guarded, work) for work in self._long_faults()]
             for number in itertools.count():
-                while sum(self.struck.values()) >= self._begun * self._rate and not self._over.is_set():
+                # half of a job's at its begin, half at its end: so the first jobs do not get those of many all at once
+                while self.struck.total() >= (self._begun + len(self.records)) / 2 * self._rate and not self._over.is_set():
                     time.sleep(0.1)
                 allowed.acquire()
                 if self._over.is_set() or time.monotonic() > self._until:
@@ -199,7 +203,7 @@ class Campaign:
                 future = pool.submit(self._guarded, lambda k=kind, s=lasts, d=draw: self._strike(k, s, d))  # type: ignore[misc]
                 future.add_done_callback(lambda _: allowed.release())
                 futures.append(future)
-                self._over.wait(pause.uniform(_PAUSE, 3 * _PAUSE))
+                self._over.wait(pause.uniform(*_PAUSES))
         for future in futures:
             future.result()
 
@@ -262,7 +266,7 @@ def summary(campaign: Campaign) -> str:
         lines.append(f"{kind:28}{len(records):8}{sum(bool(record.wrong) for record in records):8}{seconds[len(seconds) // 2]:8.1f} s"
                      f"{seconds[-1]:8.1f} s  {outcomes}")
     lines += ["", f"{'faults':36}{'number':>8}", *(f"{kind:36}{count:8}" for kind, count in sorted(campaign.struck.items())),
-              f"{'all':36}{sum(campaign.struck.values()):8}", "", f"{'violations':36}{'number':>8}"]
+              f"{'all':36}{campaign.struck.total():8}", "", f"{'violations':36}{'number':>8}"]
     texts = [text for record in campaign.records for text in record.wrong] + campaign.wrong
     counts = Counter(text.partition(":")[0] for text in texts)
     for kind in ("leaked", "lost", "stuck", "stuck row", "wrong outcome", "wrong log", "wrong metrics", "run twice", "run at once"):
@@ -296,9 +300,9 @@ def run(options: argparse.Namespace) -> int:
     bootstrap.say(f"\n{summary(campaign)}\n\nseed {options.seed}, {time.monotonic() - began:.0f} s")
     for text in campaign.wrong:
         bootstrap.say(f"WRONG at the end: {text}")
-    enough = sum(campaign.struck.values()) >= (options.faults or 0)
+    enough = campaign.struck.total() >= (options.faults or 0)
     if not enough:
-        bootstrap.say(f"WRONG: only {sum(campaign.struck.values())} faults have struck")
+        bootstrap.say(f"WRONG: only {campaign.struck.total()} faults have struck")
     return 1 if campaign.wrong or not enough or any(record.wrong for record in campaign.records) or not campaign.records else 0
 
 

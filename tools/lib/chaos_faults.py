@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import requests
 import sqlalchemy as sa
 from chaos_load import Job
-from chaos_world import GPUS, World
+from chaos_world import DATABASE_ERRORS, GPUS, World
 
 from tests.harness.process import Daemon
 
@@ -198,7 +198,7 @@ class RowsAreLocked(Fault):
                 for job_id in self.draw.sample(ids, min(8, len(ids))):
                     connection.execute(sa.text("SELECT id FROM jobs WHERE id = :id FOR UPDATE"), {"id": job_id}).all()
                     time.sleep(self.draw.uniform(0, 0.4))
-        except sa.exc.DBAPIError:
+        except DATABASE_ERRORS:
             return True  # the deadlock ended us, or the database is down
         return True
 
@@ -213,9 +213,9 @@ class ConnectionsAreKilled(Fault):
                     "SELECT id FROM information_schema.processlist WHERE db = :name AND id <> connection_id()"),
                     {"name": self.world.service.database.name})]
                 for ident in self.draw.sample(ids, (len(ids) + 1) // 2):
-                    with contextlib.suppress(sa.exc.DBAPIError):
+                    with contextlib.suppress(*DATABASE_ERRORS):
                         connection.execute(sa.text(f"KILL CONNECTION {ident}"))
-        except sa.exc.DBAPIError:
+        except DATABASE_ERRORS:
             return False
         return bool(ids)
 

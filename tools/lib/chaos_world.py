@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pymysql
 import requests
 import servers
 import sqlalchemy as sa
@@ -28,6 +29,8 @@ from tests.harness.service import Daemons
 T = TypeVar("T")
 
 _LAUNCHER = Path(__file__).with_name("chaos_bus.py")
+#: what a database that goes away raises; SQLAlchemy lets those of its driver through that come as a transaction is given up
+DATABASE_ERRORS = (sa.exc.DBAPIError, pymysql.MySQLError)
 #: seconds after which even a patient one gives up
 _PATIENCE = 300.0
 #: seconds that a daemon has to end in when it is asked to
@@ -54,7 +57,7 @@ def patiently(call: Callable[[], T], patience: float = _PATIENCE) -> T:
     while True:
         try:
             return call()
-        except (ksa.ClientException, requests.RequestException, sa.exc.DBAPIError, Unwell) as error:
+        except (ksa.ClientException, requests.RequestException, *DATABASE_ERRORS, Unwell) as error:
             if time.monotonic() > deadline:
                 raise AssertionError(f"no answer within {patience} s: {error}") from error
             time.sleep(0.3)
