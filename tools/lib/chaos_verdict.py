@@ -20,6 +20,8 @@ from tests.harness.waiting import until
 
 #: seconds in which the ledger has to have heard of the end of processes whose servers are gone
 _HEARD_WITHIN = 5.0
+#: seconds in which the log of a job that is over has to come to its end: longer than the longest fault
+_READ_WITHIN = 300.0
 #: seconds after the last job in which the daemons have to have tidied up after dead ones
 _TIDY_WITHIN = 90.0
 
@@ -36,7 +38,7 @@ class Judge:
     def job(self, job: Job, seen: dict[str, Any]) -> list[str]:
         """List what is wrong with a job that is over."""
         entries = self._world.ledger.entries(job.run)
-        logs = {(attempt, task): self._world.client.log(job.id, task, attempt=attempt, timeout=120)
+        logs = {(attempt, task): self._world.client.log(job.id, task, attempt=attempt, timeout=_READ_WITHIN)
                 for attempt in range(0, seen["attempt"] + 1) for task in job.tasks}
         return [*self._outcome(job, seen), *self._processes(job, entries), *self._logs(job, seen, entries, logs),
                 *self._metrics(job, seen, logs), *self._row(job), *self._outputs(job, seen)]

@@ -42,7 +42,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "cloud": {"poll_fast": 0.2, "poll_slow": 1, "settle_time": 2, "request_timeout": 4, "floating_network": "local-external"},
     "conductor": {"lease_time": 5, "sweep_interval": 0.5, "queue_retry_min": 0.5, "queue_retry_max": 3, "orphan_interval": 3600,
                   "max_infra_restarts": 100000, "restart_pause_min": 0.2, "restart_pause_max": 1,
-                  "provisioning_timeout": 20, "start_timeout": 60, "collect_timeout": 120},
+                  "provisioning_timeout": 30, "start_timeout": 60, "collect_timeout": 120},
     "worker": {"heartbeat_interval": 1, "rpc_timeout": 3, "drain_timeout": 4},
     "remote": {"connect_timeout": 5, "unreachable_after": 5, "stop_grace": 1},
 }
