@@ -143,7 +143,7 @@ def test_node_whose_host_is_down_is_replaced_as_soon_as_the_cloud_says_so(client
     assert client.succeed(job_id)["attempt"] == 2
 
 
-@pytest.mark.fault("boot-stuck")
+@pytest.mark.fault("worker-vm-deleted")
 def test_servers_that_vanish_before_all_are_up_are_replaced(client: Client, cloud: LocalCloud, gate: Gate) -> None:
     cloud.fault("boot", result="never", count=1)
     job_id = client.submit(document(env=gate.env), gate.files(WAIT))
@@ -156,6 +156,7 @@ def test_servers_that_vanish_before_all_are_up_are_replaced(client: Client, clou
     assert (job["attempt"], job["infra_restarts"]) == (1, 0)
 
 
+@pytest.mark.fault("vm-crashed")
 def test_node_lost_while_nodes_are_made_ready_is_replaced(client: Client, cloud: LocalCloud, gate: Gate) -> None:
     job_id = client.submit(document(env=gate.env, setup="python3 train.py"), gate.files(WAIT))
     gate.expect(2)
@@ -177,6 +178,7 @@ with open(os.path.join(os.environ["CML_OUTPUT_DIR"], "big"), "wb") as file:
 """
 
 
+@pytest.mark.fault("worker-vm-deleted")
 def test_node_lost_with_outputs_that_were_not_collected_yet_costs_an_attempt_and_not_the_job(client: Client, cloud: LocalCloud) -> None:
     job_id = client.submit(document(workers=1), {"train.py": BIG_OUTPUT})
     client.wait_status(job_id, "COLLECTING")
@@ -186,6 +188,7 @@ def test_node_lost_with_outputs_that_were_not_collected_yet_costs_an_attempt_and
     assert client.artifacts(job_id)["output/worker-0/big"] == 300 << 20
 
 
+@pytest.mark.fault("boot-stuck")
 def test_servers_that_never_boot_are_given_up_on_cancel(client: Client, cloud: LocalCloud) -> None:
     cloud.fault("boot", result="never", count=2)
     job_id = client.submit(document(workers=2), {"train.py": ""})
