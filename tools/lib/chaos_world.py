@@ -73,7 +73,8 @@ class PatientClient(Client):
     def request(self, method: str, path: str, **kwargs: Any) -> requests.Response:
         def once() -> requests.Response:
             response = super(PatientClient, self).request(method, path, timeout=20, **kwargs)
-            if response.status_code >= 500:
+            # One new token is tried by the session itself; the next one may have expired, too.
+            if response.status_code >= 500 or response.status_code == 401:
                 raise Unwell(f"{method} {path}: {response.status_code} {response.text[:500]}")
             return response
 
