@@ -200,7 +200,7 @@ def _all_there(work: Work, servers: Sequence[Server]) -> bool:
 def _gone(before: Sequence[Server], now: Sequence[Server]) -> list[Server]:
     """Give the good servers that were shown and are not any more: somebody else has deleted them."""
     shown = {server.id for server in now}
-    return [replace(server, status="DELETED") for server in before if server.status in COMING and server.id not in shown]
+    return [replace(server, status="DELETED") for server in before if _counts(server) and server.id not in shown]
 
 
 def _next_change(work: Work, servers: Sequence[Server], timeout: float) -> Sequence[Server]:
