@@ -16,6 +16,8 @@ def main() -> None:
     """Run the conductor until it is told to stop."""
     conf = cfg.CONF
     cml_conf.setup(conf, sys.argv[1:], "cml-nova-conductor")
+    # Without its database it can do nothing, so it waits for it, however long.
+    conf.set_default("max_retries", -1, "database")
     gmr.TextGuruMeditation.setup_autorun(version="1", conf=conf)
     service.run(conf, service.ConductorService(conf, rpc.get_transport(conf), Database(conf)))
 
