@@ -56,14 +56,15 @@ class LogSaver:
         """Say from which offset the log is wanted: where what is saved ends.
 
         A worker before this one may have died between saving the last lines and reporting their metrics, so those are gathered
-        again; reporting one twice is harmless.
+        again; reporting one twice is harmless. And it may save some more before it knows that the job is another's.
         """
         key = log_key(self._job_id, attempt, task)
         offset = self._storage.size(key) or 0
-        if offset and (attempt, task) not in self._tails:
-            start = max(0, offset - _LOOK_BACK)
+        known = self._tails.get((attempt, task))
+        start = known.offset if known else max(0, offset - _LOOK_BACK)
+        if offset > start:
             saved = self._storage.read(key, start, offset - start)
-            whole_lines = saved if start == 0 else saved[saved.find(b"\n") + 1:]
+            whole_lines = saved if known or start == 0 else saved[saved.find(b"\n") + 1:]
             self._gather(attempt, task, offset - len(whole_lines), whole_lines)
         self._tails[attempt, task] = _Tail(offset)
         return offset

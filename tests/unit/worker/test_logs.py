@@ -85,6 +85,19 @@ def test_metrics_are_found_with_their_place_and_again_after_a_crash(storage: Sto
     assert [m["offset"] for m in again.take_metrics()] == [6]
 
 
+def test_metrics_of_what_another_worker_saves_meanwhile_are_found(storage: Storage) -> None:
+    """It may not know yet that the job was taken over, and will not be able to report them."""
+    old, new = LogSaver(storage, "job"), LogSaver(storage, "job")
+    lines = [b'CML_METRIC {"name": "loss", "value": 1, "step": %d}\n' % step for step in range(3)]
+    old.resume(1, "worker:0")
+    old.add(1, "worker:0", 0, lines[0])
+    new.resume(1, "worker:0")
+    old.add(1, "worker:0", len(lines[0]), lines[1])
+    offset = new.resume(1, "worker:0")
+    new.add(1, "worker:0", offset, lines[2])
+    assert [metric["step"] for metric in new.take_metrics()] == [0, 1, 2]
+
+
 @pytest.mark.parametrize("line", [
     b"CML_METRIC nonsense", b"CML_METRIC []", b'CML_METRIC {"name": "x"}', b'CML_METRIC {"name": "x", "value": "a lot"}',
     b'CML_METRIC {"name": "", "value": 1}', b'CML_METRIC {"name": 3, "value": 1}', b'CML_METRIC {"name": "x", "value": NaN}',
