@@ -162,8 +162,10 @@ class Daemon(service.Service):
         self._stopped.set()
 
     def wait(self) -> None:
-        # oslo.service ends the process from its signal handler, after stop().
-        self._stopped.wait()
+        # oslo.service ends the process from its signal handler, after stop(). The handler runs in this thread, and only when that is awake;
+        # the signal itself may have come to another one.
+        while not self._stopped.wait(1.0):
+            pass
 
 
 def run(conf: cfg.ConfigOpts, *parts: Part) -> None:

@@ -12,6 +12,7 @@ import itertools
 import random
 import threading
 import time
+import traceback
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -106,7 +107,9 @@ class Campaign:
         try:
             work()
         except Exception as error:
-            self.wrong.append(f"the campaign itself failed: {type(error).__name__}: {error}")
+            if not self._over.is_set():
+                self._say(f"THE CAMPAIGN ITSELF FAILED: {type(error).__name__}: {error}\n{traceback.format_exc()}")
+                self.wrong.append(f"the campaign itself failed: {type(error).__name__}: {error}")
             self._over.set()
             raise
 
@@ -301,20 +304,15 @@ def run(options: argparse.Namespace) -> int:
     began = time.monotonic()
     jobs = options.jobs or (None if options.seconds else 60)
     bootstrap.say(f"seed {options.seed}")
-    with chaos_directory.given_or_passing(options.directory) as directory:
-        campaign = _fight(directory, options, jobs)
-    bootstrap.say(f"\n{summary(campaign)}\n\nseed {options.seed}, {time.monotonic() - began:.0f} s")
-    for text in campaign.wrong:
-        bootstrap.say(f"WRONG at the end: {text}")
+    with chaos_directory.given_or_passing(options.directory) as directory, make_world(directory) as world:
+        until_time = time.monotonic() + options.seconds if options.seconds else float("inf")
+        campaign = Campaign(world, options.seed, jobs, options.faults, until_time, bootstrap.say)
+        campaign.run(options.concurrent)
+        bootstrap.say(f"\n{summary(campaign)}\n\nseed {options.seed}, {time.monotonic() - began:.0f} s")
+        for text in campaign.wrong:
+            bootstrap.say(f"WRONG at the end: {text}")
     enough = campaign.struck.total() >= (options.faults or 0)
     if not enough:
         bootstrap.say(f"WRONG: only {campaign.struck.total()} faults have struck")
     return 1 if campaign.wrong or not enough or any(record.wrong for record in campaign.records) or not campaign.records else 0
 
-
-def _fight(directory: Path, options: argparse.Namespace, jobs: int | None) -> Campaign:
-    with make_world(directory) as world:
-        until_time = time.monotonic() + options.seconds if options.seconds else float("inf")
-        campaign = Campaign(world, options.seed, jobs, options.faults, until_time, bootstrap.say)
-        campaign.run(options.concurrent)
-        return campaign
