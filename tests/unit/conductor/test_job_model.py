@@ -10,7 +10,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.harness.job_model import JobLife, Site
 
 #: the same runs each time; `tools/chaos model` makes others
-SETTINGS = settings(derandomize=True, database=None, deadline=None, max_examples=25, stateful_step_count=25,
+SETTINGS = settings(derandomize=True, database=None, deadline=None, max_examples=40, stateful_step_count=25,
                     suppress_health_check=list(HealthCheck))
 
 
