@@ -62,7 +62,7 @@ class Campaign:
 
     def __init__(self, world: World, seed: int, jobs: int | None, faults: int | None, until_time: float,
                  say: Callable[[str], None]) -> None:
-        self._world, self._seed, self._say = world, seed, say
+        self._world, self._seed, self._say_alone = world, seed, say
         self._until = until_time
         self._jobs = jobs
         self._rate = faults / jobs if faults and jobs else _FAULTS_PER_JOB
@@ -71,7 +71,7 @@ class Campaign:
         self._numbers = itertools.count()
         self._seen: dict[str, dict[str, Any]] = {}
         self._leaks: dict[str, str] = {}
-        self._lock = threading.Lock()
+        self._lock, self._speech = threading.Lock(), threading.Lock()
         self._begun = 0
         self._over = threading.Event()
         self.records: list[Record] = []
@@ -101,6 +101,10 @@ class Campaign:
         self._say("all jobs are over, all faults are healed")
         until(self._well, _HEALTHY_WITHIN, "daemons that are well")
         self.wrong += [*self._world.died, *self._judge.end()]
+
+    def _say(self, text: str) -> None:
+        with self._speech:
+            self._say_alone(text)
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
