@@ -28,6 +28,8 @@ def make_application() -> Any:
     conf = cfg.CONF
     files = [name for name in os.environ.get("CML_NOVA_CONFIG_FILES", "").split(":") if name]
     cml_conf.setup(conf, [arg for name in files for arg in ("--config-file", name)], prog="cml-nova-api")
+    # Without its database it can do nothing, so it waits for it, however long.
+    conf.set_default("max_retries", -1, "database")
     app = create_app(
         conf, db=Database(conf), storage=get_storage(conf), conductor=ConductorClient(rpc.get_transport(conf)),
         catalog_factory=user_catalogs(conf), vault=Vault.from_conf(conf))

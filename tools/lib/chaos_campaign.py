@@ -83,7 +83,8 @@ class Campaign:
 
         :param concurrent: how many jobs there are at a time.
         """
-        threads = [threading.Thread(target=self._guarded, args=(work,), name=work.__name__) for work in (self._watch, self._strike_all)]
+        threads = [threading.Thread(target=self._guarded, args=(work,), name=work.__name__)
+                   for work in (self._keep_alive, self._watch, self._strike_all)]
         for thread in threads:
             thread.start()
         try:
@@ -177,11 +178,15 @@ class Campaign:
 
     # looks
 
-    def _watch(self) -> None:
-        """Look at all jobs and at the cloud, again and again, and start daemons that have ended by themselves."""
-        since = time.time() - 60
+    def _keep_alive(self) -> None:
+        """Start daemons that have ended by themselves."""
         while not self._over.wait(_LOOK_EVERY):
             self._world.revive()
+
+    def _watch(self) -> None:
+        """Look at all jobs and at the cloud, again and again."""
+        since = time.time() - 60
+        while not self._over.wait(_LOOK_EVERY):
             began = time.time()
             at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(since))
             for job in self._world.client.jobs(limit=1000, changes_since=at):
