@@ -96,6 +96,7 @@ def test_while_collecting(client: Client, cloud: LocalCloud) -> None:
     client.wait_status(job_id, "COLLECTING")
     client.cancel(job_id)
     assert_cancelled(client, cloud, job_id)
+    assert client.artifacts(job_id) == {}, "the transfer was waited for"
 
 
 @pytest.mark.fault("cancel-cleaning")

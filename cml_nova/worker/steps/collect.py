@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Container
+from collections.abc import Container, Iterator
 
 from oslo_log import log as logging
 
@@ -82,7 +82,7 @@ def _collect(work: Work, rank: int, machine: Machine, stop: threading.Event, los
         try:
             machine.connect(work.conf.remote.connect_timeout)
             for part in _PARTS:
-                _save(work, f"{part}/{node['role']}-{node['index']}", machine, part)
+                _save(work, f"{part}/{node['role']}-{node['index']}", _while_wanted(machine.fetch(part), stop))
             return
         except (exception.HostKeyRefused, exception.NodeCommandFailed):
             raise
@@ -93,10 +93,18 @@ def _collect(work: Work, rank: int, machine: Machine, stop: threading.Event, los
             stop.wait(_RETRY_PAUSE)
 
 
-def _save(work: Work, where: str, machine: Machine, part: str) -> None:
+def _while_wanted(pieces: Iterator[bytes], stop: threading.Event) -> Iterator[bytes]:
+    """:raises RemoteError: the outputs are not waited for any longer."""
+    for piece in pieces:
+        if stop.is_set():
+            raise exception.RemoteError("the outputs are not waited for any longer")
+        yield piece
+
+
+def _save(work: Work, where: str, pieces: Iterator[bytes]) -> None:
     """Unpack what a tenant's machine sends, trusting none of it, into storage."""
     began = time.monotonic()
     conf = work.conf.remote
-    for path, _size, pieces in archive.unpack(machine.fetch(part), limit=conf.max_output_bytes, most_files=conf.max_output_files):
-        work.tools.storage.put(f"{artifact_prefix(work.job.id)}/{where}/{path}", pieces)
+    for path, _size, content in archive.unpack(pieces, limit=conf.max_output_bytes, most_files=conf.max_output_files):
+        work.tools.storage.put(f"{artifact_prefix(work.job.id)}/{where}/{path}", content)
     LOG.debug("Job %s: %s took %.1f s", work.job.id, where, time.monotonic() - began)
