@@ -15,6 +15,9 @@ import bootstrap
 
 sys.path.insert(0, str(bootstrap.REPOSITORY))
 
+import cml_nova.cmd  # noqa: F401 -- first of the product's: it chooses the threads that all of it runs in
+
+# isort: split
 import chaos_campaign
 import chaos_examples
 import chaos_model
