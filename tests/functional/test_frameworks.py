@@ -44,13 +44,16 @@ def epochs(client: Client, job_id: str) -> int:
 
 
 def test_tensorflow_can_not_go_on_without_its_peer(client: Client, cloud: LocalCloud) -> None:
+    """TensorFlow itself notices a peer that is silent, and gives up; the next attempt begins when the peer is back."""
     job_id = begin(client, MULTI_WORKER)
-    cloud.fault("server", server=client.nodes(job_id)[1]["server_id"], fault="hang")
-    # TensorFlow itself notices a peer that is silent, and gives up.
-    job = client.wait(job_id, lambda job: job["outcome"] is not None or job["attempt"] > 1, timeout=120)
-    assert job["outcome"] != "SUCCEEDED"
+    server = client.nodes(job_id)[1]["server_id"]
+    cloud.fault("server", server=server, fault="hang")
+    job = client.wait(job_id, lambda job: job["status"] != "RUNNING", timeout=120)
+    assert job["outcome"] is None, "a peer that is lost is no failure of the program"
+    cloud.fault("server", server=server, fault="resume")
+    client.wait(job_id, lambda job: job["status"] == "RUNNING" and job["attempt"] == 2, timeout=120)
     client.cancel(job_id)
-    assert client.finish(job_id)["status"] in ("CANCELLED", "FAILED")
+    assert client.finish(job_id)["status"] == "CANCELLED"
 
 
 def test_mxnet_can_not_go_on_without_its_peer(client: Client, cloud: LocalCloud) -> None:

@@ -617,7 +617,7 @@ def test_an_image_is_built_once_and_again_when_its_recipe_changes(tmp_path: Path
         first, second = pool.map(lambda _: ImageStore(tmp_path / "images").build("tiny", lines.append), range(2))
     assert first == second
     assert sum("up to date" in line for line in lines) == 1
-    assert [image.name for image in store.list()] == ["plain", "tiny"]
+    assert [image.name for image in store.list()] == ["plain", "tiny", "simulated"]
     assert (first.properties["cml_framework"], first.properties["cml_framework_version"]) == ("tiny", "1.0")
     program: list[str | Path] = [first.bin / "python3", "-c", "import tiny; print(tiny.version)"]
     assert subprocess.run(program, stdout=subprocess.PIPE, text=True, check=True).stdout == "1.0\n"

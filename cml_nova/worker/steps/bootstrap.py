@@ -84,6 +84,9 @@ def _await(work: Work, connecting: Future[Machine], node: dict[str, Any], began:
             if lost:
                 raise _Lost(lost) from None
             if work.job.phase_seconds > limit:
+                if work.job.attempt:
+                    # It did answer once, so it is the machine that has failed, and not the image or the network.
+                    raise _Lost({node["rank"]: f"it has not answered by SSH for {limit} s"}) from None
                 raise _NotReady(Cause.INFRA_LOST, f"{_name(node)} did not answer by SSH within {limit} s.") from None
         except (exception.HostKeyRefused, exception.NodeCommandFailed) as error:
             if isinstance(error, exception.HostKeyRefused) and (work.job.attempt or not work.job.infra_restarts):
