@@ -34,6 +34,9 @@ DATABASES = {"mariadb": ("CML_TEST_MYSQL_URL", servers.start_mariadb), "postgres
 #: is imported by every Python that starts, and sets its wall clock wrong
 WRONG_CLOCK = "import time\n_time = time.time\ntime.time = lambda: _time() + {}\n"
 
+#: for what concerns the bus and the daemons, and is the same over either database
+on_one_database = pytest.mark.parametrize("outage_of_module", ["mariadb"], indirect=True, scope="module")
+
 
 class Outage:
     """A stack with servers of its own, which may be stopped and started."""
@@ -167,6 +170,7 @@ def test_database_away_while_jobs_are_in_every_phase(outage: Outage, gate: Gate,
     jobs.finish()
 
 
+@on_one_database
 @pytest.mark.fault("bus-away")
 def test_bus_away_while_jobs_are_in_every_phase(outage: Outage, gate: Gate, second_gate: Gate) -> None:
     jobs = Jobs(outage, gate, second_gate)
@@ -192,6 +196,7 @@ def test_dead_worker_is_found_after_an_outage_too(outage: Outage, gate: Gate) ->
     assert gate.visitors == processes
 
 
+@on_one_database
 @pytest.mark.fault("stopped-in-outage")
 def test_daemons_that_are_stopped_while_the_bus_is_away_end_in_time(outage: Outage, gate: Gate) -> None:
     job_id = outage.client.submit(document(env=gate.env), gate.files(WAIT))
@@ -208,6 +213,7 @@ def test_daemons_that_are_stopped_while_the_bus_is_away_end_in_time(outage: Outa
     assert gate.visitors == processes
 
 
+@on_one_database
 @pytest.mark.fault("stopped-in-outage")
 def test_worker_that_is_stopped_while_the_cloud_does_not_answer_ends_in_time(outage: Outage) -> None:
     outage.stack.cloud.fault("http", service="compute", method="POST", path="^/servers$", delay=40, count=1)
@@ -222,6 +228,7 @@ def test_worker_that_is_stopped_while_the_cloud_does_not_answer_ends_in_time(out
     outage.client.succeed(job_id, timeout=150)
 
 
+@on_one_database
 @pytest.mark.fault("rolling-restart")
 def test_daemons_are_started_anew_in_turn_while_a_dozen_jobs_run(outage: Outage, gate: Gate) -> None:
     client = outage.client
@@ -243,6 +250,7 @@ def test_daemons_are_started_anew_in_turn_while_a_dozen_jobs_run(outage: Outage,
     assert gate.visitors == processes
 
 
+@on_one_database
 @pytest.mark.fault("clocks-differ")
 def test_workers_whose_clocks_are_hours_apart(outage: Outage, gate: Gate, tmp_path: Path) -> None:
     """What one leaves behind, another one goes on with: a create without an answer, a node out of reach, a job to be cleaned up."""
