@@ -27,11 +27,13 @@ class Standing:
     """Collector of what the database says.
 
     :param alive_within: seconds since its last heartbeat for which a worker counts as alive.
+    :param slow_after: seconds after which a clean-up that has not ended may be a leak.
     """
 
-    def __init__(self, db: Database, alive_within: float) -> None:
+    def __init__(self, db: Database, alive_within: float, slow_after: float) -> None:
         self._db = db
         self._alive_within = alive_within
+        self._slow_after = slow_after
 
     def describe(self) -> list[Metric]:
         """Nothing: without this, the registry would ask the database already when it is told of us."""
@@ -40,7 +42,7 @@ class Standing:
     def collect(self) -> Iterator[Metric]:
         try:
             with self._db.read() as session:
-                found = census.take(session, self._alive_within)
+                found = census.take(session, self._alive_within, self._slow_after)
         except exception.DatabaseUnavailable as error:
             LOG.warning("The database has no numbers for Prometheus: %s", error.__cause__)
             yield GaugeMetricFamily("cml_nova_database_up", "Whether the database could be asked.", 0)
@@ -51,7 +53,7 @@ class Standing:
             phases.add_metric([phase], count)
         yield phases
         yield GaugeMetricFamily("cml_nova_leases_expired", "Jobs whose worker has let the lease expire.", found.leases_expired)
-        yield GaugeMetricFamily("cml_nova_leak_suspects", "Jobs whose clean-up has taken more than five minutes.", found.slow_teardowns)
+        yield GaugeMetricFamily("cml_nova_leak_suspects", "Jobs whose clean-up takes longer than leak_suspect_after.", found.slow_teardowns)
         yield GaugeMetricFamily("cml_nova_workers_alive", "Workers whose heartbeats come in time.", found.workers_alive)
 
 
@@ -65,5 +67,5 @@ def serve(conf: cfg.ConfigOpts, db: Database) -> None:
     except OSError as error:
         LOG.error("Nobody gets metrics at %s:%d: %s", options.metrics_host, options.metrics_port, error)
         return
-    prometheus_client.REGISTRY.register(Standing(db, options.lease_time / 2))
+    prometheus_client.REGISTRY.register(Standing(db, options.lease_time / 2, options.leak_suspect_after))
     LOG.info("Metrics are at http://%s:%d/metrics", options.metrics_host, options.metrics_port)

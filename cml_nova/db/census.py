@@ -12,9 +12,6 @@ from cml_nova.db.clock import now
 from cml_nova.db.models import Job, Worker
 from cml_nova.states import Phase
 
-#: seconds after which a clean-up that has not ended may be a leak
-_SLOW_TEARDOWN = 300
-
 
 @dataclass(frozen=True)
 class Census:
@@ -26,10 +23,11 @@ class Census:
     workers_alive: int
 
 
-def take(session: Session, alive_within: float) -> Census:
+def take(session: Session, alive_within: float, slow_after: float) -> Census:
     """Count.
 
     :param alive_within: seconds since its last heartbeat for which a worker counts as alive.
+    :param slow_after: seconds after which a clean-up that has not ended may be a leak.
     """
     unfinished = Job.phase != Phase.DONE
     found = {str(phase): count for phase, count in session.execute(select(Job.phase, func.count()).where(unfinished).group_by(Job.phase))}
@@ -40,6 +38,6 @@ def take(session: Session, alive_within: float) -> Census:
     return Census(
         jobs={str(phase): found.get(phase, 0) for phase in Phase if phase != Phase.DONE},
         leases_expired=count(unfinished, leases.EXPIRED),
-        slow_teardowns=count(Job.phase == Phase.TEARDOWN, Job.phase_started_at < now() - _SLOW_TEARDOWN),
+        slow_teardowns=count(Job.phase == Phase.TEARDOWN, Job.phase_started_at < now() - slow_after),
         workers_alive=count(Worker.seen_at > now() - alive_within),
     )

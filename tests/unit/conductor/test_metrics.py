@@ -16,7 +16,7 @@ from cml_nova.db.engine import Database
 
 def scrape(db: Any) -> dict[str, float]:
     registry = CollectorRegistry()
-    registry.register(Standing(db, 30))
+    registry.register(Standing(db, 30, 300))
     text = prometheus_client.generate_latest(registry).decode()
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))}
 
