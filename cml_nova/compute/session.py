@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from http import cookiejar
+from typing import Any
 
 import openstack
 import requests
 from keystoneauth1 import adapter as ks_adapter
+from keystoneauth1 import exceptions as ks_exceptions
 from keystoneauth1 import loading as ks_loading
 from keystoneauth1 import plugin as ks_plugin
 from keystoneauth1 import session as ks_session
@@ -52,6 +54,19 @@ def service_connection(conf: cfg.ConfigOpts) -> sdk_connection.Connection:
                                      strict_proxies=True)
 
 
+class _Adapter(ks_adapter.Adapter):
+    """Sends nothing where it isn't known where to.
+
+    keystoneauth takes the endpoint of a service that could not be asked for its versions for that of the version itself. The service
+    answers 404 there, which would be taken for its word about an image or a flavor.
+    """
+
+    def request(self, url: str, method: str, **kwargs: Any) -> Any:
+        if self.get_api_major_version() is None:
+            raise ks_exceptions.DiscoveryFailure(f"the {self.service_type} service did not say which versions it has")
+        return super().request(url, method, **kwargs)
+
+
 class UserConnection:
     """What acts with one user's token: the part of openstacksdk's ``Connection`` that ``rest`` uses.
 
@@ -61,7 +76,7 @@ class UserConnection:
     def __init__(self, session: ks_session.Session, interface: str, region_name: str | None) -> None:
         self.session = session
         self.compute, self.image, self.network = (
-            ks_adapter.Adapter(
+            _Adapter(
                 session, service_type=service, interface=interface, region_name=region_name, min_version=low, max_version=high)
             for service, (low, high) in _VERSIONS.items())
 

@@ -104,6 +104,18 @@ def test_a_user_costs_no_token_and_no_discovery(target: Target, local: LocalClou
     assert local.calls() == {"compute GET /flavors/detail": 1, "image GET /images": 1, "network GET /networks": 1}
 
 
+@pytest.mark.local_cloud
+def test_versions_that_can_not_be_asked_for_are_no_word_about_images(target: Target, local: LocalCloud,
+                                                                     connection: sdk_connection.Connection) -> None:
+    access = connection.session.auth.get_access(connection.session)
+    catalog = Catalog(session.UserConnections(plain_conf()).connect(_user_plugin.UserAuthPlugin(access, None)))
+    local.fault("http", service="image", method="GET", path="^/?$|^/v2/?$", status=503, count=None)
+    with pytest.raises(exception.CloudError, match="did not say which versions it has"):
+        catalog.get_image(target.image)
+    local.heal()
+    assert catalog.get_image(target.image).name == target.image
+
+
 def test_an_image_by_what_it_is_labelled_with(catalog: Catalog, image: Image) -> None:
     assert image.framework
     assert image in catalog.images()
