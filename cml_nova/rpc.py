@@ -7,6 +7,7 @@ that a periodic sweep makes good, and every call is short and may be repeated.
 from __future__ import annotations
 
 import ssl
+import threading
 from typing import Any
 
 import amqp
@@ -14,9 +15,12 @@ import kombu
 import kombu.exceptions
 import oslo_messaging as messaging
 from oslo_config import cfg
+from oslo_log import log as logging
 from oslo_messaging.rpc import dispatcher
 
 from cml_nova import context as cml_context
+
+LOG = logging.getLogger(__name__)
 
 CONDUCTOR_TOPIC = "cml-conductor"
 WORKER_TOPIC = "cml-worker"
@@ -26,6 +30,8 @@ BUS_ERRORS = (messaging.MessagingException, kombu.exceptions.KombuError, amqp.AM
 
 #: seconds that a broker has for each step where it is asked directly
 _BROKER_TIMEOUT = 5
+#: seconds that a server has to stop
+_STOP_TIMEOUT = 10
 
 #: errors that cross the bus as themselves instead of as a generic RemoteError
 ALLOWED_REMOTE_MODULES = ["cml_nova.exception"]
@@ -76,6 +82,19 @@ def get_server(transport: messaging.Transport, topic: str, server: str, endpoint
     # All threads share one interpreter: with the library's 64 a burst takes twice the processor time for the same work.
     transport.conf.set_default("executor_thread_pool_size", 16)
     return made
+
+
+def stop_server(server: messaging.RPCServer) -> None:
+    """Take no more messages, and finish what was taken; but not for long: for a bus that is away, the driver would wait for ever."""
+    def stop() -> None:
+        server.stop()
+        server.wait()
+
+    stopping = threading.Thread(target=stop, name="stop-server", daemon=True)
+    stopping.start()
+    stopping.join(_STOP_TIMEOUT)
+    if stopping.is_alive():
+        LOG.warning("The bus does not let go of us within %s s; we go all the same", _STOP_TIMEOUT)
 
 
 def broker(conf: cfg.ConfigOpts, host: messaging.TransportHost, virtual_host: str | None) -> kombu.Connection:

@@ -97,8 +97,7 @@ class ConductorService:
     def stop(self) -> None:
         for beat in self._beats:
             beat.stop()
-        self._server.stop()
-        self._server.wait()
+        rpc.stop_server(self._server)
 
 
 class WorkerService:
@@ -129,8 +128,7 @@ class WorkerService:
         began = time.monotonic()
         self._manager.drain(self._conf.worker.drain_timeout)
         self._beat.stop()
-        self._server.stop()
-        self._server.wait()
+        rpc.stop_server(self._server)
         try:
             rpc.delete_queue(self._conf, rpc.WORKER_TOPIC, self._manager.worker_id)
         except rpc.BUS_ERRORS as error:
@@ -162,8 +160,8 @@ class Daemon(service.Service):
         self._stopped.set()
 
     def wait(self) -> None:
-        # oslo.service ends the process from its signal handler, after stop(). The handler runs in this thread, and only when that is awake;
-        # the signal itself may have come to another one.
+        # oslo.service ends the process from its signal handler, after stop(). The handler runs in this thread, and only when that is awake:
+        # a signal that comes just before the thread falls asleep would be seen by nobody.
         while not self._stopped.wait(1.0):
             pass
 
