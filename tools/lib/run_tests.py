@@ -166,8 +166,8 @@ def run_services(parts: Parts, pytest: list[str], fine: tuple[int, ...], log_dir
     """Run what needs real servers: its own tests, the kill sweep, and the functional suite with separate daemons on each database."""
     try:
         with servers.all_servers(log_dir) as urls:
-            parts.run("services", [*pytest, "tests/services"], urls, fine)
-            parts.run("chaos", [*pytest, "tests/chaos"], urls, fine)
+            # Each waits for something most of the time: for leases that run out, or what is away to come back.
+            parts.run_together({name: ([*pytest, f"tests/{name}"], urls) for name in ("services", "chaos")}, log_dir, fine)
             run_over_each_database(parts, pytest, fine, log_dir, urls)
     except bootstrap.BootstrapError as error:
         parts.fail("services", str(error))
