@@ -206,6 +206,8 @@ class Attempt:
                 pause = _PAUSE_MIN
                 if self._watch(rank, machine):
                     return
+            except exception.LeaseLost:
+                return
             except exception.HostKeyRefused as error:
                 self._note_refusal(rank, error.message)
                 return
@@ -252,11 +254,14 @@ class Attempt:
                        idle_interval=interval(self._hang_timeout))
         if not self._all_ended(rank):
             return self._leaving.is_set()
+        self._work.lease.check()
         for name in names:
             self.saver.finish(attempt, name)
         return True
 
     def _take_log(self, attempt: int, task: str, offset: int, data: bytes) -> None:
+        # A worker held up for longer than its lease would save lines whose metrics nobody reports: the next one has read what there was.
+        self._work.lease.check()
         self.saver.add(attempt, task, offset, data)
         if self.saver.has_metrics() and not self._gathers():
             self._work.lease.wake.set()

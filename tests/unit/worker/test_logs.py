@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from oslo_config import cfg
 
 from cml_nova import conf as cml_conf
+from cml_nova import exception
 from cml_nova.storage.base import Storage, log_key
 from cml_nova.storage.file import FileStorage
+from cml_nova.worker.attempt import Attempt
 from cml_nova.worker.logs import LogSaver, parse_metric
+from cml_nova.worker.work import Lease
 
 
 @pytest.fixture
@@ -118,3 +123,16 @@ def test_last_lines(storage: Storage) -> None:
     saver.resume(1, "worker:0")
     saver.add(1, "worker:0", 0, b"".join(b"line %d\n" % i for i in range(1000)))
     assert saver.last_lines(1, "worker:0", 2) == ["line 998", "line 999"]
+
+
+def test_a_worker_whose_lease_is_over_saves_nothing_more(storage: Storage) -> None:
+    """It was held up with lines in its hands, and another one has read what was saved."""
+    saver = LogSaver(storage, "job")
+    saver.resume(1, "worker:0")
+    lease = Lease("job", 1, 60)
+    stale: Any = SimpleNamespace(_work=SimpleNamespace(lease=lease), saver=saver, _gathers=lambda: True)
+    Attempt._take_log(stale, 1, "worker:0", 0, b"one\n")
+    lease.lose()
+    with pytest.raises(exception.LeaseLost):
+        Attempt._take_log(stale, 1, "worker:0", 4, b"two\n")
+    assert saved(storage) == b"one\n"
