@@ -15,7 +15,7 @@ SEED = 1
 @pytest.mark.fault("campaign")
 @pytest.mark.timeout(1200)
 def test_no_fault_loses_a_job_or_leaves_anything(tmp_path: Path) -> None:
-    command = [sys.executable, str(TOOL), "campaign", "--seed", str(SEED), "--jobs", "60", "--faults", "160", "--directory", str(tmp_path)]
+    command = [sys.executable, str(TOOL), "campaign", "--seed", str(SEED), "--jobs", "24", "--faults", "60", "--directory", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout
         for line in process.stdout:
