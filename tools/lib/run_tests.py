@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
+from typing import IO
 
 import bootstrap
 import realcloud
@@ -22,6 +23,8 @@ import servers
 IMAGES = ("tensorflow", "mxnet")
 #: what pytest returns when the given options select no test of a part
 _NOTHING_SELECTED = 5
+#: parts that run at a time where that does
+_LANES = 2
 
 
 class Parts:
@@ -51,22 +54,24 @@ class Parts:
         return code in fine
 
     def run_together(self, parts: Mapping[str, tuple[list[str], Mapping[str, str]]], log_dir: Path, fine: tuple[int, ...]) -> None:
-        """Run parts at the same time: each waits half of the time for something. What one prints is shown when it has ended.
+        """Run several parts at a time: each waits half of the time for something. What one prints is shown when it has ended.
 
         :param parts: command and variables by name.
         """
-        began, running = time.monotonic(), {}
+        waiting, running = dict(parts), dict[str, tuple[subprocess.Popen[bytes], IO[str], float]]()
         with contextlib.ExitStack() as stack:
-            for name, (command, env) in parts.items():
-                print(f"\n=== {name}: begun", flush=True)
-                output = stack.enter_context((log_dir / f"part-{len(running)}.log").open("w+"))
-                process = subprocess.Popen(command, env={**self._env, **env}, cwd=bootstrap.REPOSITORY, stdout=output,
-                                           stderr=subprocess.STDOUT)
-                stack.callback(_end, process)
-                running[name] = (process, output)
-            while running:
+            while waiting or running:
+                while waiting and len(running) < _LANES:
+                    name = next(iter(waiting))
+                    command, env = waiting.pop(name)
+                    print(f"\n=== {name}: begun", flush=True)
+                    output = stack.enter_context((log_dir / f"part-{name.replace(' ', '-')}.log").open("w+"))
+                    process = subprocess.Popen(command, env={**self._env, **env}, cwd=bootstrap.REPOSITORY, stdout=output,
+                                               stderr=subprocess.STDOUT)
+                    stack.callback(_end, process)
+                    running[name] = (process, output, time.monotonic())
                 time.sleep(0.2)
-                for name, (process, output) in [item for item in running.items() if item[1][0].poll() is not None]:
+                for name, (process, output, began) in [item for item in running.items() if item[1][0].poll() is not None]:
                     del running[name]
                     output.seek(0)
                     print(f"\n=== {name}\n{output.read()}", flush=True)
@@ -163,27 +168,19 @@ def run_here(parts: Parts, venv: bootstrap.Venv, pytest: list[str], fine: tuple[
 
 
 def run_services(parts: Parts, pytest: list[str], fine: tuple[int, ...], log_dir: Path) -> None:
-    """Run what needs real servers: its own tests, the kill sweep, and the functional suite with separate daemons on each database."""
+    """Run what needs real servers: its own tests, the kill sweep and what else does harm, and the functional suite with separate daemons
+    on each database."""
     try:
-        with servers.all_servers(log_dir) as urls:
-            # Each waits for something most of the time: for leases that run out, or what is away to come back.
-            parts.run_together({name: ([*pytest, f"tests/{name}"], urls) for name in ("services", "chaos")}, log_dir, fine)
-            run_over_each_database(parts, pytest, fine, log_dir, urls)
+        with servers.all_servers(log_dir) as urls, contextlib.ExitStack() as stack:
+            together = {name: ([*pytest, f"tests/{name}"], urls) for name in ("chaos", "services")}
+            for variable in ("CML_TEST_MYSQL_URL", "CML_TEST_POSTGRES_URL"):
+                broker = servers.start_rabbitmq(log_dir)  # one each: stacks that share a broker take each other's messages
+                stack.callback(broker.stop)
+                env = {**urls, "CML_TEST_STACK": "daemons", "CML_TEST_RABBIT_URL": broker.url, "CML_TEST_DATABASE_URL": urls[variable]}
+                together[f"functional over RabbitMQ and {servers.SERVERS[variable][0]}"] = ([*pytest, "tests/functional"], env)
+            parts.run_together(together, log_dir, fine)
     except bootstrap.BootstrapError as error:
         parts.fail("services", str(error))
-
-
-def run_over_each_database(parts: Parts, pytest: list[str], fine: tuple[int, ...], log_dir: Path, urls: Mapping[str, str]) -> None:
-    """Run the functional suite with separate daemons, over both databases at once: each with a broker of its own, or one would take the
-    other's messages."""
-    together = {}
-    with contextlib.ExitStack() as stack:
-        for variable in ("CML_TEST_MYSQL_URL", "CML_TEST_POSTGRES_URL"):
-            broker = servers.start_rabbitmq(log_dir)
-            stack.callback(broker.stop)
-            env = {**urls, "CML_TEST_STACK": "daemons", "CML_TEST_RABBIT_URL": broker.url, "CML_TEST_DATABASE_URL": urls[variable]}
-            together[f"functional over RabbitMQ and {servers.SERVERS[variable][0]}"] = ([*pytest, "tests/functional"], env)
-        parts.run_together(together, log_dir, fine)
 
 
 def serve(log_dir: Path) -> int:
