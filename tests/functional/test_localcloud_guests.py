@@ -626,7 +626,7 @@ def test_an_image_is_built_once_and_again_when_its_recipe_changes(tmp_path: Path
     recipe.write_text(recipe.read_text().replace("tiny==1.0", "tiny==2.0"))  # which is nowhere
     with pytest.raises(ImageError, match="No matching distribution"):
         store.build("tiny", images.print_nothing)
-    assert [image.name for image in store.list()] == ["plain"]
+    assert [image.name for image in store.list()] == ["plain", "simulated"]
 
 
 def test_without_a_fitting_python_the_build_says_what_it_looked_at(tmp_path: Path, tiny_recipe: Callable[[str], None]) -> None:
