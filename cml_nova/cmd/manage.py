@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command; give the exit status."""
     conf = cfg.CONF
     conf.register_cli_opt(cfg.SubCommandOpt("command", handler=_add_commands, title="commands"))
-    cml_conf.setup(conf, sys.argv[1:] if argv is None else argv, prog="cml-nova-manage")
+    cml_conf.setup(conf, sys.argv[1:] if argv is None else argv, prog="cml-nova-manage", log_to_stderr=True)
     arguments = {name: getattr(conf.command, name) for name in conf.command.argument_names}
     try:
         return COMMANDS[conf.command.words](conf, **arguments)

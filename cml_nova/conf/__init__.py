@@ -20,14 +20,16 @@ def register_opts(conf: cfg.ConfigOpts) -> None:
     db_options.set_defaults(conf, max_pool_size=24)
 
 
-def setup(conf: cfg.ConfigOpts, argv: list[str], prog: str) -> None:
+def setup(conf: cfg.ConfigOpts, argv: list[str], prog: str, *, log_to_stderr: bool = False) -> None:
     """Register, read the configuration files and the command line, and set logging up.
 
     :param argv: arguments without the program's name.
+    :param log_to_stderr: unless the configuration says otherwise; for commands whose standard output is read by programs.
     :raises SystemExit: the command line or a configuration file is wrong; oslo.config has said how.
     """
     register_opts(conf)
     logging.register_options(conf)
+    conf.set_default("use_stderr", log_to_stderr)
     reports_options.set_defaults(conf)
     conf(argv, project="cml_nova", prog=prog, version=metadata.version("cml_nova"))
     logging.set_defaults(default_log_levels=[

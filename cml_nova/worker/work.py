@@ -50,7 +50,8 @@ class Lease:
 
     ``wake`` is set whenever something about the job changed, be it here or in its row; ``nudged`` whenever something did in the row.
 
-    It ends by itself where it is not renewed, even if nobody can tell us: by then the job may be another's.
+    It ends by itself where it is not renewed, even if nobody can tell us: by then the job may be another's. Once anybody has seen it end
+    it stays so, whatever a late answer says: threads have let go of the job then, and it is taken on anew as a whole.
 
     :param valid_for: seconds.
     :param clock: monotonic seconds.
@@ -81,7 +82,9 @@ class Lease:
 
     @property
     def lost(self) -> bool:
-        return self._lost.is_set() or self._clock() > self._valid_until
+        if self._clock() > self._valid_until and not self._lost.is_set():
+            self.lose()
+        return self._lost.is_set()
 
     def pause(self, seconds: float) -> None:
         """Wait, but no longer than the job is ours."""

@@ -28,6 +28,7 @@ def finish(client: Client, gate: Gate, job_id: str) -> None:
 def test_first_node_is_lost_and_the_others_meet_at_its_new_address(client: Client, cloud: LocalCloud, gate: Gate) -> None:
     job_id = client.submit(document(env=gate.env), gate.files(MASTER))
     gate.expect(2)
+    until(lambda: all(client.log_size(job_id, task) for task in ("worker:0", "worker:1")), 30, "the first lines of both")
     lost, kept = client.nodes(job_id)
     cloud.fault("server", server=lost["server_id"], fault="vanish")
     gate.expect(4)

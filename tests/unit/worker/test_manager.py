@@ -175,3 +175,15 @@ def test_a_lease_that_nobody_renews_ends_by_itself() -> None:
     now[0] = 161.0
     with pytest.raises(exception.LeaseLost):
         lease.check()
+
+
+def test_a_lease_that_was_seen_to_end_is_not_revived_by_a_late_answer() -> None:
+    """Threads that saw it end have let go of the job: with the rest it would go on for ever, and nobody would watch its nodes."""
+    now = [100.0]
+    lease = Lease("a", 1, valid_for=30, clock=lambda: now[0])
+    now[0] = 131.0
+    assert lease.lost
+    assert lease.wake.is_set()
+    lease.renew(160.0)
+    with pytest.raises(exception.LeaseLost):
+        lease.check()
