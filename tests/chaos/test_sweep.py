@@ -24,5 +24,4 @@ def sweep(directory: Path, *arguments: str) -> int:
 @pytest.mark.fault("daemon-killed-anywhere")
 @pytest.mark.timeout(3600)
 def test_every_death_is_survived(tmp_path: Path) -> None:
-    """All points but those of a lost node, which are for runs by hand: doc/chaos.md says what is known of them."""
-    assert sweep(tmp_path, "--job", "train", "--job", "cancel", "--job", "retry") == 0
+    assert sweep(tmp_path) == 0

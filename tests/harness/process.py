@@ -77,13 +77,17 @@ class Daemon:
 
 
 def _group_lives(group: int) -> bool:
-    """Tell whether a process group has a member that is more than a zombie."""
+    """Tell whether a process group has a member that is more than a zombie.
+
+    A process of several threads looks like one as soon as its first thread has ended; until the last has, its sockets are open.
+    """
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
-            state, _, member_of = path.read_text().rpartition(")")[2].split()[:3]
+            fields = path.read_text().rpartition(")")[2].split()
         except OSError:
             continue
-        if int(member_of) == group and state not in "ZX":
+        state, member_of, threads = fields[0], int(fields[2]), int(fields[17])
+        if member_of == group and (state not in "ZX" or threads > 1):
             return True
     return False
 
