@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 import flask
@@ -15,6 +12,7 @@ from keystonemiddleware.auth_token import _exceptions as ksm_exceptions
 from oslo_config import cfg
 
 from cml_nova import exception
+from cml_nova.api.memory import Memory
 from cml_nova.api.microversion import SERVICE_TYPE
 from cml_nova.api.services import services
 from cml_nova.context import RequestContext
@@ -25,39 +23,6 @@ OPEN = "open"
 _CACHE_KEY = "cml_nova.token_cache"
 _NO_KEYSTONE_KEY = "cml_nova.no_keystone"
 _NO_KEYSTONE = (ks_exceptions.ConnectFailure, ks_exceptions.DiscoveryFailure, ks_exceptions.RequestTimeout, ksm_exceptions.ServiceError)
-
-
-class TokenCache:
-    """Remembers validated tokens in this process, for keystonemiddleware, which calls ``get`` and ``set`` like memcached's.
-
-    Its own in-process cache is deprecated, unbounded, not shared by threads, and looks through all entries at each request.
-
-    :param size: most tokens that are kept.
-    """
-
-    def __init__(self, size: int = 10000, clock: Callable[[], float] = time.monotonic) -> None:
-        self._size = size
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._entries: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
-
-    def get(self, key: str) -> bytes | None:
-        with self._lock:
-            entry = self._entries.get(key)
-            if entry is None:
-                return None
-            if entry[0] <= self._clock():
-                del self._entries[key]
-                return None
-            return entry[1]
-
-    def set(self, key: str, value: bytes, time: float = 0) -> None:
-        """Keep a value for ``time`` seconds."""
-        with self._lock:
-            self._entries[key] = (self._clock() + time, value)
-            self._entries.move_to_end(key)
-            while len(self._entries) > self._size:
-                self._entries.popitem(last=False)
 
 
 class _NoKeystoneError(Exception):
@@ -86,7 +51,8 @@ def require_tokens(app: Any, conf: cfg.ConfigOpts) -> Any:
     """
     checked = _AuthProtocol(app, {
         "oslo_config_config": conf, "delay_auth_decision": True, "service_type": SERVICE_TYPE, "cache": _CACHE_KEY})
-    cache = None if conf.keystone_authtoken.memcached_servers else TokenCache()
+    # The middleware's own in-process cache is deprecated, unbounded, not shared by threads, and looks through all entries at each request.
+    cache = None if conf.keystone_authtoken.memcached_servers else Memory[bytes]()
 
     def with_cache(environ: dict[str, Any], start_response: Any) -> Any:
         if cache is not None:

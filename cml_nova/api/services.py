@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol, cast
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
 
 import flask
 from keystoneauth1 import plugin as ks_plugin
@@ -12,6 +12,7 @@ from oslo_config import cfg
 from oslo_policy import policy
 
 from cml_nova import exception
+from cml_nova.api.memory import Memory
 from cml_nova.compute import catalog as compute_catalog
 from cml_nova.compute import session as compute_session
 from cml_nova.compute.catalog import Flavor, Image
@@ -68,6 +69,8 @@ class Services:
     enforcer: policy.Enforcer
     #: check each response against its schema: for tests, which so keep the schemas honest
     validate_responses: bool = False
+    #: what users' look-ups have given lately; see ``lookups``
+    lookups: Memory[Any] = field(default_factory=lambda: Memory(size=1000))
 
     def attach(self, app: flask.Flask) -> None:
         app.extensions[_KEY] = self

@@ -12,6 +12,9 @@ OPTS = [
                help="Largest total size of the files in a training package, in bytes."),
     cfg.IntOpt("max_nodes", default=256, min=1, help="Most nodes (virtual machines) of one job."),
     cfg.IntOpt("max_wait", default=25, min=0, max=120, help="Longest time that a log request may wait for new text, in seconds."),
+    cfg.FloatOpt("lookup_cache_time", default=60, min=0,
+                 help="Seconds for which a process of the API remembers, for each user, which images, flavors and networks the cloud has. "
+                      "No job is refused because of what is remembered: the cloud is asked again before. 0 to ask for each job."),
     cfg.HostAddressOpt("standalone_host", default="127.0.0.1", help="Address that cml-nova-standalone listens on."),
     cfg.PortOpt("standalone_port", default=9517, help="Port that cml-nova-standalone listens on."),
     cfg.IntOpt("standalone_threads", default=24, min=2, help="Threads that serve HTTP requests in cml-nova-standalone."),

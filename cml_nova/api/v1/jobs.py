@@ -11,10 +11,10 @@ from oslo_db import exception as db_exception
 from oslo_utils import uuidutils
 
 from cml_nova import exception
-from cml_nova.api import auth, jobspec
+from cml_nova.api import auth, jobspec, lookups
 from cml_nova.api.routing import Resource
 from cml_nova.api.schemas import jobs as schemas
-from cml_nova.api.services import catalog, services
+from cml_nova.api.services import services
 from cml_nova.api.views import iso, links, maybe_iso, page_size, paged, seconds
 from cml_nova.db import events
 from cml_nova.db import jobs as db_jobs
@@ -187,7 +187,7 @@ def _draft(document: dict[str, Any]) -> jobspec.Draft:
         with services().db.read() as session:
             return db_packages.get(session, package_id, auth.current().project_id)
 
-    return jobspec.draft(document, services().conf, catalog(), find_package)
+    return lookups.recalling(lambda catalog: jobspec.draft(document, services().conf, catalog, find_package))
 
 
 def _repeated(document: dict[str, Any]) -> Job | None:

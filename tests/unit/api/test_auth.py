@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -128,20 +127,6 @@ def test_keystone_out_of_reach_is_503_and_not_401(client: Client, keystone: Keys
 def test_open_routes_ask_keystone_nothing(client: Client, keystone: Keystone, path: str) -> None:
     assert client.get(path).status_code == 200
     assert not keystone.counts
-
-
-def test_the_cache_forgets_in_time_and_does_not_grow() -> None:
-    now = [0.0]
-    clock: Callable[[], float] = lambda: now[0]  # noqa: E731
-    cache = auth.TokenCache(size=2, clock=clock)
-    cache.set("a", b"1", time=10)
-    now[0] = 9.9
-    assert cache.get("a") == b"1"
-    now[0] = 10
-    assert cache.get("a") is None
-    for key in "abc":
-        cache.set(key, b"", time=10)
-    assert [cache.get(key) for key in "abc"] == [None, b"", b""]
 
 
 def test_a_route_that_forgets_the_policy_fails() -> None:
