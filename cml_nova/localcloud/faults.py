@@ -22,7 +22,7 @@ tokens
 
 ``GET /faults`` shows what is armed and the settings; ``DELETE /faults`` disarms it all (settings stay), ``DELETE /faults/ID`` one of
 kind ``http``: the answer shows it with the ``count`` that is left, and is 404 if none is.
-``GET /requests`` counts requests by service, method and path, and says when the last of each kind came, in seconds since 1970;
+``GET /requests`` counts requests by service, method and path, and says when the newest of each kind came, in seconds since 1970;
 ``DELETE /requests`` begins again.
 """
 
@@ -32,7 +32,7 @@ import itertools
 import re
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 SERVICES = ("identity", "compute", "image", "network")
 _VERSION = re.compile(r"^/v[0-9.]+")
 _LONGEST_DELAY = 600.0
+_TIMES = 1000  # of how many requests of a kind it is kept when they came
 
 
 @dataclass
@@ -85,7 +86,7 @@ class Faults:
         self._http: list[HTTPFault] = []
         self.sleep = sleep
         self.counts: Counter[str] = Counter()
-        self.last: dict[str, float] = {}
+        self.times: dict[str, deque[float]] = {}
 
     def take(self, service: str, method: str, path: str) -> HTTPFault | None:
         """Give the fault that this request suffers, if any, and count it down."""
@@ -102,7 +103,18 @@ class Faults:
         kind = f"{service} {method} {path}"
         with self._lock:
             self.counts[kind] += 1
-            self.last[kind] = time.time()
+            self.times.setdefault(kind, deque(maxlen=_TIMES)).append(time.time())
+
+    def requests(self) -> dict[str, Any]:
+        """Give how many requests there were of each kind, and when the newest came."""
+        with self._lock:
+            return {"counts": dict(sorted(self.counts.items())), "times": {kind: list(self.times[kind]) for kind in sorted(self.times)}}
+
+    def forget_requests(self) -> None:
+        """Begin to count anew."""
+        with self._lock:
+            self.counts.clear()
+            self.times.clear()
 
     def add(self, body: dict[str, Any]) -> dict[str, Any]:
         """Arm or do what the body of ``POST /faults`` says.
@@ -262,11 +274,10 @@ def _delete_fault(fault_id: int) -> Response:
 @blueprint.get("/requests")
 def _get_requests() -> Response:
     faults = cloud().faults
-    return jsonify({"counts": dict(sorted(faults.counts.items())), "last": dict(sorted(faults.last.items()))})
+    return jsonify(faults.requests())
 
 
 @blueprint.delete("/requests")
 def _delete_requests() -> tuple[str, int]:
-    cloud().faults.counts.clear()
-    cloud().faults.last.clear()
+    cloud().faults.forget_requests()
     return "", 204

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.harness.client import Client
 from tests.harness.cloud import LocalCloud
+from tests.harness.stack import make_stack
 from tests.harness.training import TICK, WAIT, Gate, document
 from tests.harness.waiting import until
 
@@ -19,6 +22,20 @@ def test_create_whose_answer_is_lost_makes_no_second_set_of_servers(client: Clie
     assert len(cloud.servers(job_id)) == workers
     gate.open()
     client.succeed(job_id)
+
+
+@pytest.mark.fault("create-timeout")
+def test_create_that_takes_effect_after_we_gave_up_on_it_makes_no_second_set_of_servers(tmp_path: Path) -> None:
+    options = {"cloud": {"request_timeout": 2, "settle_time": 6}}
+    with make_stack(tmp_path, options=options) as stack, stack.guarded(), Gate() as gate:
+        stack.cloud.fault("http", service="compute", method="POST", path="^/servers$", delay=4, count=1)
+        job_id = stack.demo.submit(document(workers=3, env=gate.env), gate.files(WAIT))
+        gate.expect(3)
+        assert len(stack.cloud.servers(job_id)) == 3
+        assert stack.cloud.calls()["compute POST /servers"] == 1
+        assert any("timed out" in event["message"] for event in stack.demo.events(job_id)), stack.demo.story(job_id)
+        gate.open()
+        stack.demo.succeed(job_id)
 
 
 @pytest.mark.fault("create-503-before")
@@ -232,13 +249,19 @@ def test_keystone_away_and_all_tokens_ended(client: Client, cloud: LocalCloud, g
 
 
 @pytest.mark.fault("rate-limited")
-@pytest.mark.parametrize(("method", "path"), [("GET", "^/servers/detail"), ("POST", "^/servers$"), ("DELETE", "^/servers/")])
-def test_requests_too_many_are_sent_again_as_late_as_the_cloud_asks_for(client: Client, cloud: LocalCloud, method: str, path: str) -> None:
+@pytest.mark.parametrize(("method", "path", "kind"), [
+    ("GET", "^/servers/detail", "compute GET /servers/detail"),
+    ("POST", "^/servers$", "compute POST /servers"),
+    ("DELETE", "^/servers/", "compute DELETE /servers/{id}"),
+])
+def test_requests_too_many_are_sent_again_as_late_as_the_cloud_asks_for(client: Client, cloud: LocalCloud, method: str, path: str,
+                                                                        kind: str) -> None:
     cloud.fault("http", service="compute", method=method, path=path, status=429, retry_after=2, count=2)
     cloud.forget_calls()
     job_id = client.submit(document(workers=1), {"train.py": ""})
     client.succeed(job_id)
-    assert not any(fault["kind"] == "http" for fault in cloud.faults()), "the job went on without those that were refused"
+    first, second, third, *_ = cloud.times(kind)
+    assert second - first >= 2 <= third - second, "two were refused, and the next ones came too early"
 
 
 @pytest.mark.fault("cell-down")

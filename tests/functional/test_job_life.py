@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from keystoneauth1.exceptions import ConnectTimeout
 
 from tests.harness.client import Client
 from tests.harness.cloud import LocalCloud
@@ -129,3 +131,16 @@ def test_same_client_token_is_the_same_job(client: Client) -> None:
     client.succeed(first)
     assert client.submit(body) == first
     assert len([job for job in client.jobs(limit=1000) if job["id"] == first]) == 1
+
+
+@pytest.mark.fault("double-submit")
+def test_a_request_that_is_repeated_for_want_of_an_answer_makes_one_job(client: Client) -> None:
+    """The client gives up at once, without a word to the service, and sends the same again, several times at a time."""
+    body = document(name="impatient", workers=1, client_token="impatient", command="true")
+    for _ in range(3):
+        with pytest.raises(ConnectTimeout):
+            client.request("POST", "/v1/jobs", json={"job": body}, timeout=(10, 0.001))
+    with ThreadPoolExecutor(5) as pool:
+        ids = set(pool.map(client.submit, [body] * 5))
+    assert [job["id"] for job in client.jobs(limit=1000) if job["name"] == "impatient"] == list(ids)
+    client.succeed(ids.pop())

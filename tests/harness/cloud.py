@@ -162,6 +162,10 @@ class LocalCloud(Cloud):
         """Count the requests that the cloud got since the last ``forget_calls``."""
         return dict(requests.get(self.url + "/requests", timeout=30).json()["counts"])
 
+    def times(self, kind: str) -> list[float]:
+        """Tell when the (newest) requests of a kind came, as "compute POST /servers", in seconds since 1970."""
+        return list(requests.get(self.url + "/requests", timeout=30).json()["times"].get(kind, ()))
+
     def forget_calls(self) -> None:
         requests.delete(self.url + "/requests", timeout=30)
 

@@ -62,6 +62,7 @@ MATRIX: dict[str, tuple[Row, ...]] = {
         Row("quota-exceeded", "the project's quota is used up", "QUEUED with cause QUOTA; nothing is created by halves"),
         Row("create-503-before", "POST /servers is answered 503 without effect", "asked for again; the job runs"),
         Row("create-503-after", "POST /servers is answered 503, but the servers come", "found by their tag: as many servers as nodes"),
+        Row("create-timeout", "POST /servers takes effect after we gave up waiting for its answer", "as above"),
         Row("cloud-5xx", "any request of any service is answered 5xx now and then, with and without effect", "the job notices nothing"),
         Row("keystone-down", "Keystone is away in mid-job, and all tokens end", "the training goes on; what needs the cloud waits for it"),
         Row("rate-limited", "requests are answered 429 with Retry-After", "all wait as long as they are told to"),
@@ -149,7 +150,7 @@ MATRIX: dict[str, tuple[Row, ...]] = {
         Row("cancel-cleaning", "cancel in the clean-up", "the known outcome stays"),
         Row("cancel-service-dead", "cancel while no worker lives", "CANCELLED when one does"),
         Row("delete-live", "a live job is deleted", "cancelled, cleaned up and forgotten"),
-        Row("double-submit", "the same request is sent twice (client_token)", "one job"),
+        Row("double-submit", "the same request is sent twice (client_token), or again while the first is under way", "one job"),
         Row("image-without-python", "the image has no Python", "said in words at the first connection"),
     ),
 }

@@ -110,7 +110,7 @@ def launch_once(stack: Stack, package: str, nodes: int, boot: float) -> tuple[fl
     job_id = stack.demo.submit(document)
     finish(stack, job_id)
     lines = [float(stack.demo.log(job_id, f"worker:{index}")) for index in range(nodes)]
-    deleted: float = requests.get(stack.cloud.url + "/requests", timeout=30).json()["last"]["compute DELETE /servers/{id}"]
+    deleted: float = stack.cloud.times("compute DELETE /servers/{id}")[-1]
     return max(lines) - submitted - boot, deleted - max(lines)
 
 

@@ -20,7 +20,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import requests
 from bench import AS_SHIPPED, result, say
 from bench_scale import DELETE, Stack, stack
 
@@ -122,7 +121,7 @@ def cancel(running: Stack, samples: int, nodes: int) -> None:
         asked = time.time()
         running.client.cancel(job_id)
         until(lambda known=known: running.cloud.calls().get(DELETE, 0) >= known + nodes, LIMIT, "the deletes")  # type: ignore[misc]
-        times.append(requests.get(running.cloud.url + "/requests", timeout=30).json()["last"][DELETE] - asked)
+        times.append(running.cloud.times(DELETE)[-1] - asked)
         running.client.finish(job_id)
         say(f"recover cancel: nodes={nodes}: {times[-1]:.3f} s")
     report("cancel", f"nodes={nodes}", "last_delete", times, 1)

@@ -238,7 +238,7 @@ def cancel(running: Stack, case: str, ids: Sequence[str], nodes: int) -> set[str
             if time.monotonic() > deadline:
                 raise SystemExit(f"bench: the servers of {job_id} were not deleted within a minute of its cancel")
             time.sleep(0.05)
-        times.append(requests.get(running.cloud.url + "/requests", timeout=30).json()["last"][DELETE] - asked)
+        times.append(running.cloud.times(DELETE)[-1] - asked)
         say(f"scale {case}: cancel to last delete {times[-1]:.3f} s")
     result("scale", case, "cancel_to_delete_p50", median(times), "s", times)
     result("scale", case, "cancel_to_delete_max", max(times), "s", times)
