@@ -10,14 +10,14 @@ from tests.harness import guests
 from tests.harness.client import Client
 from tests.harness.cloud import LocalCloud
 from tests.harness.stack import Stack
-from tests.harness.training import TICK, WAIT, Gate, document
+from tests.harness.training import TICK, WAIT, Gate, document, ticked
 from tests.harness.waiting import until
 
 
 def assert_every_line_once(client: Client, job_id: str, *tasks: str) -> None:
     for task in tasks:
         lines = client.log(job_id, task).splitlines()
-        assert lines == [*(f"line {i}" for i in range(len(lines) - 1)), f"lines {len(lines) - 1}"], task
+        assert lines == ticked(len(lines)), task
 
 
 @pytest.mark.fault("service-killed")

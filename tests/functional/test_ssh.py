@@ -11,7 +11,7 @@ import pytest
 from tests.harness import guests
 from tests.harness.client import Client
 from tests.harness.cloud import LocalCloud
-from tests.harness.training import TICK, WAIT, Gate, document
+from tests.harness.training import TICK, WAIT, Gate, document, ticked
 from tests.harness.waiting import until
 
 
@@ -45,7 +45,7 @@ def test_cut_path_stops_nothing_and_loses_no_line(client: Client, cloud: LocalCl
     assert len(gate.visitors) == 2, "the training was not started anew"
     for task in ("worker:0", "worker:1"):
         lines = client.log(job_id, task).splitlines()
-        assert lines == [*(f"line {i}" for i in range(len(lines) - 1)), f"lines {len(lines) - 1}"]
+        assert lines == ticked(len(lines))
 
 
 @pytest.mark.fault("ssh-cut-long")
@@ -67,7 +67,7 @@ def test_paths_cut_for_longer_than_every_time_out(client: Client, cloud: LocalCl
     assert len(gate.visitors) == 2
     for task in ("worker:0", "worker:1"):
         lines = client.log(job_id, task).splitlines()
-        assert lines == [*(f"line {i}" for i in range(len(lines) - 1)), f"lines {len(lines) - 1}"]
+        assert lines == ticked(len(lines))
 
 
 def test_keys_of_the_user_open_the_machines(client: Client, cloud: LocalCloud, gate: Gate) -> None:

@@ -55,6 +55,11 @@ print("lines", count, flush=True)
 '''
 
 
+def ticked(lines: int) -> list[str]:
+    """Give what ``TICK`` has printed when it has ended with so many lines."""
+    return [*(f"line {number}" for number in range(lines - 1)), f"lines {lines - 1}"]
+
+
 @dataclass(frozen=True)
 class Visitor:
     """A process at the gate."""

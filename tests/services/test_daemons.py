@@ -17,7 +17,7 @@ from tests.harness.cloud import QUICK
 from tests.harness.process import Daemon
 from tests.harness.service import Daemons
 from tests.harness.stack import Stack
-from tests.harness.training import TICK, Gate, Visitor, document
+from tests.harness.training import TICK, Gate, Visitor, document, ticked
 from tests.harness.waiting import until
 
 #: what a worker says of itself when it has started
@@ -63,7 +63,7 @@ class Training:
         assert self._gate.visitors == self.processes
         for task in ("worker:0", "worker:1"):
             lines = self._client.log(self.id, task).splitlines()
-            assert lines == [*(f"line {i}" for i in range(len(lines) - 1)), f"lines {len(lines) - 1}"], task
+            assert lines == ticked(len(lines)), task
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ import servers
 from tests.harness import guests
 from tests.harness.service import Daemons
 from tests.harness.stack import Stack, make_stack
-from tests.harness.training import TICK, WAIT, Gate, document
+from tests.harness.training import TICK, WAIT, Gate, document, ticked
 from tests.harness.waiting import until
 
 pytestmark = pytest.mark.timeout(900)
@@ -106,7 +106,7 @@ def second_gate(outage: Outage) -> Iterator[Gate]:
 
 def whole(log: str) -> bool:
     lines = log.splitlines()
-    return lines == [*(f"line {i}" for i in range(len(lines) - 1)), f"lines {len(lines) - 1}"]
+    return lines == ticked(len(lines))
 
 
 class Jobs:

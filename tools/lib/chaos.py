@@ -19,6 +19,7 @@ import cml_nova.cmd  # noqa: F401 -- first of the product's: it chooses the thre
 
 # isort: split
 import chaos_campaign
+import chaos_cut
 import chaos_examples
 import chaos_model
 import chaos_sweep
@@ -30,7 +31,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
                                      "ends well and leaves nothing behind.")
     parser.add_argument("--state-dir", type=Path, default=bootstrap.default_state_dir(), help="where the environment is kept")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (chaos_sweep, chaos_campaign, chaos_examples, chaos_model):
+    for command in (chaos_sweep, chaos_campaign, chaos_cut, chaos_examples, chaos_model):
         command.add_parser(commands)
     return parser.parse_args(argv)
 
