@@ -37,7 +37,8 @@ def get_by_content(session: Session, project_id: str, sha256: str) -> Package | 
     return session.scalars(select(Package).where(Package.project_id == project_id, Package.sha256 == sha256)).one_or_none()
 
 
-def page(session: Session, project_id: str | None, limit: int, marker: str | None = None, name: str | None = None) -> Sequence[Package]:
+def page(session: Session, project_id: str | None, limit: int, marker: str | None = None, name: str | None = None,
+         sha256: str | None = None) -> Sequence[Package]:
     """List packages, newest first.
 
     :raises BadRequest: the marker is no package of the project.
@@ -47,6 +48,8 @@ def page(session: Session, project_id: str | None, limit: int, marker: str | Non
         query = query.where(Package.project_id == project_id)
     if name is not None:
         query = query.where(Package.name == name)
+    if sha256 is not None:
+        query = query.where(Package.sha256 == sha256)
     if marker is not None:
         last = get(session, marker, project_id)
         if last is None:

@@ -95,6 +95,14 @@ def test_clients_need_nothing_of_the_server() -> None:
     assert not wrong
 
 
+def test_clients_need_only_what_a_laptop_has() -> None:
+    """Of other projects, what the extra "clients" names and what that cannot be without."""
+    known = {"openstack", "keystoneauth1", "osc_lib", "cliff", "requests", "pathspec", "yaml", "cml_nova"}
+    wrong = [f"{path}:{line}: {name}" for path, line, name in IMPORTS
+             if unit(path) == "clients" and name.partition(".")[0] not in known | sys.stdlib_module_names]
+    assert not wrong
+
+
 def test_runner_needs_only_the_standard_library() -> None:
     """It runs in images that have nothing else."""
     wrong = [f"{line}: {name}" for path, line, name in IMPORTS

@@ -17,6 +17,7 @@ from types import FrameType
 from typing import IO
 
 import bootstrap
+import laptop
 import realcloud
 import servers
 
@@ -163,8 +164,26 @@ def run_here(parts: Parts, venv: bootstrap.Venv, pytest: list[str], fine: tuple[
     if parts.run("images", [venv.command("cml-nova-localcloud"), "image", "build", *IMAGES, "--state-dir", str(state_dir)]):
         parts.run("functional", [*pytest, "tests/functional"], fine=fine)
         parts.run("contract", [*pytest, "tests/contract"], fine=fine)
+        run_clients(parts, pytest, fine, state_dir / "logs", must=with_services)
         if with_services:
             run_services(parts, pytest, fine, state_dir / "logs")
+
+
+def run_clients(parts: Parts, pytest: list[str], fine: tuple[int, ...], log_dir: Path, *, must: bool) -> None:
+    """Run the tests of the clients with the newest packages and with Debian's.
+
+    :param must: it is a failure where Debian's can't be installed.
+    """
+    selected: list[str] = []
+    try:
+        laptop.install(log_dir)
+    except bootstrap.BootstrapError as error:
+        if must:
+            parts.fail("clients", str(error))
+            return
+        parts.leave_out("clients on Debian's packages", str(error))
+        selected = ["-k", "not floor"]
+    parts.run("clients", [*pytest, "tests/clients", *selected], fine=fine)
 
 
 def run_services(parts: Parts, pytest: list[str], fine: tuple[int, ...], log_dir: Path) -> None:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import apt
 from bootstrap import BootstrapError, say
 
 #: variable with a server's URL -> (what it is, Debian package)
@@ -199,27 +200,15 @@ def _installed(variable: str) -> bool:
 
 
 def install(wanted: Sequence[str], log_dir: Path) -> None:
-    """Install the packages of servers that are missing, with a policy that keeps maintainer scripts from starting daemons."""
+    """Install the packages of servers that are missing."""
     variables = [variable for variable in wanted if not _installed(variable)]
     if not variables:
         return
-    packages = [SERVERS[variable][1] for variable in variables]
-    become = [] if os.geteuid() == 0 else ["sudo", "-n"]
-    if not shutil.which("apt-get") or (become and subprocess.call(["sudo", "-n", "true"], stderr=subprocess.DEVNULL)):
-        raise BootstrapError(
-            f"These tests need {', '.join(SERVERS[v][0] for v in variables)}, and installing {' '.join(packages)} needs apt-get and root. "
-            f"Install them, or name running servers: {' '.join(v + '=URL' for v in variables)}.")
-    say(f"Installing {' '.join(packages)} with apt-get")
-    policy = Path("/usr/sbin/policy-rc.d")
-    log_path = log_dir / "apt.log"
-    script = (
-        "set -e; export DEBIAN_FRONTEND=noninteractive; "
-        f"if [ ! -e {policy} ]; then trap 'rm -f {policy}' EXIT; printf '#!/bin/sh\\nexit 101\\n' > {policy}; chmod 755 {policy}; fi; "
-        f"install='apt-get install -y --no-install-recommends {' '.join(packages)}'; $install || {{ apt-get update; $install; }}")
-    with log_path.open("ab") as log:
-        code = subprocess.call([*become, "sh", "-c", script], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-    if code:
-        raise BootstrapError(f"apt-get could not install {' '.join(packages)}; see {log_path}")
+    try:
+        apt.install([SERVERS[variable][1] for variable in variables], "These tests", log_dir)
+    except BootstrapError as error:
+        raise BootstrapError(f"{error} Install {', '.join(SERVERS[v][0] for v in variables)}, or name running servers: "
+                             f"{' '.join(v + '=URL' for v in variables)}.") from None
 
 
 def _find(program: str) -> str | None:

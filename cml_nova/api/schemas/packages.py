@@ -8,8 +8,7 @@ PACKAGE = record({
 PACKAGE_BODY = record({"package": PACKAGE})
 PACKAGE_LIST = record({"packages": array(PACKAGE), "packages_links": LINKS}, required=("packages",))
 
-CREATE_QUERY = request({
-    "name": text(255),
-    "sha256": {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "64 lower-case hexadecimal digits"},
-})
-LIST_QUERY = request({**PAGING, "name": {"type": "string", "maxLength": 255, "not": NO_NUL}})
+_SHA256 = {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "64 lower-case hexadecimal digits"}
+
+CREATE_QUERY = request({"name": text(255), "sha256": _SHA256})
+LIST_QUERY = request({**PAGING, "name": {"type": "string", "maxLength": 255, "not": NO_NUL}, "sha256": _SHA256})

@@ -64,11 +64,11 @@ def create(name: str | None, sha256: str | None) -> Any:
 
 
 @RESOURCE.operation("GET", "/packages", policy="packages:list", query=schemas.LIST_QUERY, response=schemas.PACKAGE_LIST)
-def index(limit: int | None, marker: str | None, name: str | None) -> Any:
+def index(limit: int | None, marker: str | None, name: str | None, sha256: str | None) -> Any:
     """List the project's packages, newest first."""
     size = page_size(limit)
     with services().db.read() as session:
-        rows = db_packages.page(session, auth.current().project_id, size, marker, name)
+        rows = db_packages.page(session, auth.current().project_id, size, marker, name, sha256)
     return paged("packages", [view(row) for row in rows], size)
 
 

@@ -75,6 +75,10 @@ def test_paging_and_name(api: Api) -> None:
         path = page.get("packages_links", [{"href": ""}])[0]["href"]  # type: ignore[union-attr]
     assert seen == ["p4", "p3", "p2", "p1", "p0"]
     assert [entry["name"] for entry in api.get("/v1/packages?name=p3").json["packages"]] == ["p3"]  # type: ignore[index]
+    digest = hashlib.sha256(archive(("a", b"\1"))).hexdigest()
+    assert [entry["name"] for entry in api.get(f"/v1/packages?sha256={digest}").json["packages"]] == ["p1"]  # type: ignore[index]
+    assert api.get(f"/v1/packages?sha256={'0' * 64}").json["packages"] == []  # type: ignore[index]
+    assert api.request("GET", "/v1/packages?sha256=1").status_code == 400
 
 
 def test_delete_waits_for_the_jobs_that_need_it(api: Api) -> None:

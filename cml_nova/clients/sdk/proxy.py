@@ -1,0 +1,264 @@
+"""The proxy: each method is a request or a few, named after what it does."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from openstack import exceptions, proxy
+
+from cml_nova.clients.sdk import logs, packing
+from cml_nova.clients.sdk.patience import Patience
+from cml_nova.clients.sdk.resources import (
+    Artifact,
+    Checkpoint,
+    Event,
+    Flavor,
+    Framework,
+    Job,
+    Node,
+    Package,
+    Series,
+    Worker,
+)
+
+#: statuses that a job keeps
+TERMINAL = ("SUCCEEDED", "FAILED", "CANCELLED", "TIMED_OUT")
+#: seconds that an answer may take, beyond what was asked to wait: so that a broken connection is noticed
+_ANSWER = 60
+
+
+class Proxy(proxy.Proxy):
+    """``conn.machine_learning``. Where a method takes a job or a package, an id will do.
+
+    All methods raise ``openstack.exceptions.HttpException`` (or one of its kinds, such as ``ResourceNotFound``) for what the service
+    refuses; ``cml_nova.clients.sdk.explain`` puts it in the service's words.
+    """
+
+    api_version = "1"
+
+    # jobs
+
+    def jobs(self, **query: Any) -> Iterator[Job]:
+        """List jobs, the newest first.
+
+        :param query: name, status (one or a list), framework, metadata (list of "key=value"), changes_since, sort_key, sort_dir,
+            limit (items of one request), marker; for operators all_projects, project_id, user_id.
+        """
+        return self._list(Job, **query)
+
+    def create_job(self, **attrs: Any) -> Job:
+        """Create a job from the keys of a job document.
+
+        Without a client_token it gets one, so that a request that has to be repeated makes no second job.
+        """
+        attrs.setdefault("client_token", str(uuid.uuid4()))
+        return self._create(Job, **attrs)
+
+    def get_job(self, job: str | Job) -> Job:
+        """Give a job as it is now."""
+        return self._get(Job, _id(job), skip_cache=True)
+
+    def find_job(self, name_or_id: str, ignore_missing: bool = True) -> Job | None:
+        """Find a job by its id or its name.
+
+        :raises ResourceNotFound: there is none; with ``ignore_missing``, None is given instead.
+        :raises DuplicateResource: several have the name.
+        """
+        # Not openstacksdk's way, which puts the name into a path.
+        if _is_uuid(name_or_id):
+            with contextlib.suppress(exceptions.ResourceNotFound):
+                return self.get_job(name_or_id)
+        found = list(self.jobs(name=name_or_id))
+        if len(found) > 1:
+            ids = ", ".join(f"{job.id} ({job.status})" for job in found[:5])
+            raise exceptions.DuplicateResource(f"{len(found)} jobs have the name {name_or_id!r}; give an id, such as {ids}.")
+        if not found and not ignore_missing:
+            raise exceptions.ResourceNotFound(f"There is no job with the id or the name {name_or_id!r} in this project.")
+        return found[0] if found else None
+
+    def update_job(self, job: str | Job, **attrs: Any) -> Job:
+        """Change what may be changed of a job: name, priority, metadata (as a whole)."""
+        return self._update(Job, _id(job), **attrs)
+
+    def delete_job(self, job: str | Job, ignore_missing: bool = True) -> None:
+        """Delete a job with all that it left.
+
+        One that has not ended is cancelled first, and goes when nothing of it is left in the cloud.
+        """
+        self._delete(Job, _id(job), ignore_missing=ignore_missing)
+
+    def cancel_job(self, job: str | Job) -> Job:
+        """Cancel a job: it is stopped, what it wrote so far is kept.
+
+        :raises ConflictException: it has ended.
+        """
+        response = self.post(f"/jobs/{_id(job)}/cancel")
+        exceptions.raise_from_response(response)
+        return self._existing(Job, response.json()["job"])
+
+    def wait_for_job(
+        self, job: str | Job, callback: Callable[[Job], None] | None = None, timeout: float | None = None,
+        statuses: Sequence[str] = TERMINAL, interval: float = 2, patience: Patience | None = None,
+    ) -> Job:
+        """Wait until a job has one of these statuses, or has ended; give it as it is then.
+
+        Whether that is what was hoped for is in its status. Interrupting the wait does nothing to the job.
+
+        :param callback: called with the job each time that it was looked at.
+        :param timeout: seconds; None for as long as it takes.
+        :param interval: seconds between looks.
+        :param patience: for how long the service may be away meanwhile.
+        :raises ResourceTimeout: the time is over.
+        """
+        patience = patience or Patience()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            now = patience.call(lambda: self.get_job(job))
+            if callback is not None:
+                callback(now)
+            if now.status in statuses or now.status in TERMINAL:
+                return now
+            left = interval if deadline is None else deadline - time.monotonic()
+            if left <= 0:
+                raise exceptions.ResourceTimeout(f"The job {now.id} is {now.status} after {timeout:g} s, not yet {' or '.join(statuses)}.")
+            time.sleep(min(interval, left))
+
+    # what jobs have and give
+
+    def job_nodes(self, job: str | Job) -> Iterator[Node]:
+        """List a job's nodes with the tasks of the newest attempt."""
+        return self._list(Node, paginated=False, job_id=_id(job))
+
+    def job_events(self, job: str | Job, **query: Any) -> Iterator[Event]:
+        """List what happened to a job, oldest first.
+
+        :param query: limit (items of one request), marker (id of the last event that is known).
+        """
+        return self._list(Event, job_id=_id(job), **query)
+
+    def job_metrics(self, job: str | Job, **query: Any) -> Iterator[Series]:
+        """List the values that a job's tasks reported.
+
+        :param query: name, task, since (a time in ISO 8601).
+        """
+        return self._list(Series, paginated=False, job_id=_id(job), **query)
+
+    def job_checkpoint(self, job: str | Job) -> Checkpoint | None:
+        """Say what was saved last of a job's checkpoints; None if nothing was."""
+        response = self.get(f"/jobs/{_id(job)}/checkpoint")
+        exceptions.raise_from_response(response)
+        found = response.json()["checkpoint"]
+        return None if found is None else self._existing(Checkpoint, found)
+
+    def job_artifacts(self, job: str | Job) -> Iterator[Artifact]:
+        """List the files that a job brought back."""
+        return self._list(Artifact, paginated=False, job_id=_id(job))
+
+    def job_log(self, job: str | Job, task: str | None = None, attempt: int | None = None, offset: int = 0, limit: int | None = None,
+                wait: int = 0) -> logs.LogPiece:
+        """Read a piece of a task's log.
+
+        :param task: such as "worker:0"; by default the first one.
+        :param attempt: 0 is the log of the setup command; by default the newest one.
+        :param offset: in bytes, where to begin.
+        :param limit: most bytes.
+        :param wait: seconds to wait for text where there is none.
+        """
+        query = {"task": task, "attempt": attempt, "offset": offset, "limit": limit, "wait": wait or None}
+        response = self.get(f"/jobs/{_id(job)}/log", params={key: value for key, value in query.items() if value is not None},
+                            skip_cache=True, timeout=_ANSWER + wait)
+        exceptions.raise_from_response(response)
+        # Counted, not believed: a connection that breaks in the middle of a piece goes unnoticed with some versions of urllib3.
+        next_offset = offset + len(response.content)
+        whole = next_offset == int(response.headers["X-Log-Next-Offset"])
+        return logs.LogPiece(response.content, next_offset, whole and response.headers["X-Log-Eof"] == "true",
+                             int(response.headers["X-Log-Attempt"]))
+
+    def follow_log(self, job: str | Job, tasks: Sequence[str] | None = None, attempt: int | None = None,
+                   patience: Patience | None = None) -> Iterator[logs.LogLine]:
+        """Give the lines of a job's logs as they come, each once and in order per task, until there will be no more.
+
+        It goes on where it was after the service, Keystone or the network was away, and after the token has expired.
+
+        :param tasks: whose logs; by default those of all roles that the job counts, which leaves out what a framework starts beside them.
+        :param attempt: only this one (0 for the setup command); by default the newest one and those that follow it.
+        :param patience: for how long the service may be away.
+        """
+        patience = patience or Patience()
+        if tasks is None:
+            roles = patience.call(lambda: self.get_job(job)).roles
+            tasks = [f"{role}:{index}" for role, entry in roles.items() for index in range(entry["count"])]
+        return logs.follow(self, _id(job), tasks, attempt, patience)
+
+    # packages
+
+    def packages(self, **query: Any) -> Iterator[Package]:
+        """List the project's packages, the newest first.
+
+        :param query: name, sha256, limit (items of one request), marker.
+        """
+        return self._list(Package, **query)
+
+    def get_package(self, package: str | Package) -> Package:
+        """Give a package."""
+        return self._get(Package, _id(package))
+
+    def delete_package(self, package: str | Package, ignore_missing: bool = True) -> None:
+        """Delete a package.
+
+        :raises ConflictException: a job that has not ended needs it.
+        """
+        self._delete(Package, _id(package), ignore_missing=ignore_missing)
+
+    def upload_package(self, directory: str | os.PathLike[str], name: str | None = None,
+                       max_bytes: int = packing.MAX_BYTES) -> Package:
+        """Pack a directory and upload it, unless the project has the same content already; see ``packing.pack``.
+
+        :param name: by default the directory's.
+        :param max_bytes: largest total size of the files.
+        :raises PackingError: the directory can't be packed; says why.
+        """
+        with tempfile.TemporaryFile() as file:
+            packed = packing.pack(directory, file, max_bytes)
+            for package in self.packages(sha256=packed.sha256):
+                return package
+            response = self.post("/packages", params={"name": name or packed.name, "sha256": packed.sha256}, data=packing.Body(file),
+                                 headers={"Content-Type": "application/gzip"})
+        exceptions.raise_from_response(response)
+        return self._existing(Package, response.json()["package"])
+
+    # what there is
+
+    def frameworks(self) -> Iterator[Framework]:
+        """List the frameworks, with their roles and images."""
+        return self._list(Framework, paginated=False)
+
+    def flavors(self) -> Iterator[Flavor]:
+        """List the flavors, with their accelerators."""
+        return self._list(Flavor, paginated=False)
+
+    def workers(self) -> Iterator[Worker]:
+        """List the worker processes; for operators."""
+        return self._list(Worker, paginated=False)
+
+    def _existing(self, kind: Any, document: dict[str, Any]) -> Any:
+        """Make a resource of what the service has answered."""
+        return kind.existing(**document)
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        return str(uuid.UUID(text)) == text.lower()
+    except ValueError:
+        return False
+
+
+def _id(value: Any) -> str:
+    """Give the id of a resource that is given as such or by its id."""
+    return str(getattr(value, "id", value))
