@@ -9,6 +9,7 @@ from tests.harness.client import Client
 from tests.harness.nodes import WAIT, Nodes
 from tests.harness.realcloud import RealCloud
 from tests.harness.stack import Stack
+from tests.harness.training import ticked
 from tests.harness.waiting import until
 from tests.realcloud.conftest import document
 
