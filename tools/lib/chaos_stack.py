@@ -66,13 +66,23 @@ class Phoenix:
         self._watcher.start()
 
     def stop(self) -> None:
+        self._rest()
+        if self._active:
+            self._active.stop()
+
+    def kill(self) -> None:
+        """End it for good, the way that leaves it no time for anything."""
+        self._rest()
+        if self._active and self._active.alive:
+            self._active.kill()
+
+    def _rest(self) -> None:
+        """Have it rise no more."""
         self._stopping.set()
         if self._watcher.ident:
             self._watcher.join()
         if self._next and self._next[0].alive:
             self._next[0].kill()
-        if self._active:
-            self._active.stop()
 
     def check(self) -> None:
         """Nothing: whether a death was meant is the sweep's business."""

@@ -95,6 +95,10 @@ class Bench:
         """List what all the deaths together have left behind."""
         return self._oracle.queues_of_the_dead()
 
+    def kill(self) -> None:
+        """End the service at once, and with it what is under way here."""
+        self._stack.service.kill()
+
     @property
     def _run_name(self) -> str:
         return f"run{self._number}"
@@ -155,14 +159,20 @@ def chosen(points: Sequence[Point], roles: Sequence[str], which: str | None, str
 
 
 class Benches:
-    """Benches that work side by side."""
+    """Benches that work side by side.
 
-    def __init__(self, benches: Sequence[Bench]) -> None:
-        self._benches = benches
+    :param count: of benches that are added.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._benches: list[Bench] = []
         self._idle: queue.SimpleQueue[Bench] = queue.SimpleQueue()
-        for bench in benches:
-            self._idle.put(bench)
-        self._pool = ThreadPoolExecutor(len(benches), "bench")
+        self._pool = ThreadPoolExecutor(count, "bench")
+
+    def add(self, bench: Bench) -> None:
+        """Have one more at work."""
+        self._benches.append(bench)
+        self._idle.put(bench)
 
     def submit(self, work: Callable[[Bench], T]) -> Future[T]:
         """Have the next bench that is idle do something."""
@@ -179,29 +189,36 @@ class Benches:
         """List what all the deaths together have left behind."""
         return [text for found in self._pool.map(lambda bench: bench.leftovers(), self._benches) for text in found]
 
+    def stop(self, why: type[BaseException] | None, *_: object) -> None:
+        """Begin nothing more. Where something has gone wrong, or somebody wants the end now, what is under way fails at once."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        if why:
+            for bench in self._benches:
+                bench.kill()
+
     def close(self) -> None:
-        """Begin nothing more, and wait for what is under way."""
-        self._pool.shutdown(cancel_futures=True)
+        """Wait for the end of what is under way."""
+        self._pool.shutdown()
 
 
 @contextmanager
 def make_benches(directory: Path, count: int) -> Iterator[Benches]:
     """Start servers, stacks and ledgers. Queues have the same names in each stack, so each has a broker of its own."""
     with ExitStack() as cleanup:
+        benches = Benches(count)
+        cleanup.callback(benches.close)
         logs = directory / "logs"
         logs.mkdir(parents=True, exist_ok=True)
         database_url = cleanup.enter_context(servers.all_servers(logs, ["CML_TEST_MYSQL_URL"]))["CML_TEST_MYSQL_URL"]
-        benches = []
         for number in range(1, count + 1):
             place = directory / f"stack-{number}"
             place.mkdir()
             broker = servers.start_rabbitmq(place)
             cleanup.callback(broker.stop)
             stack = cleanup.enter_context(chaos_stack(place, broker.url, database_url))
-            benches.append(Bench(stack, cleanup.enter_context(Ledger()), broker.url))
-        found = Benches(benches)
-        cleanup.callback(found.close)
-        yield found
+            benches.add(Bench(stack, cleanup.enter_context(Ledger()), broker.url))
+        cleanup.push(benches.stop)
+        yield benches
 
 
 def sweep(options: argparse.Namespace, directory: Path, say: Callable[[str], None]) -> tuple[list[Result], list[str]]:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,23 @@ def test_a_daemon_dies_after_its_point_and_once_a_run_only(tmp_path: Path) -> No
     assert hit(tmp_path) == 0
     assert board.effects("two") == ["worker a"] * 3
     assert not board.killed("two")
+
+
+def test_told_to_end_a_sweep_kills_what_is_under_way_and_begins_nothing_more() -> None:
+    class Bench:
+        def __init__(self) -> None:
+            self.over = threading.Event()
+
+        def kill(self) -> None:
+            self.over.set()
+
+    benches, bench = chaos_sweep.Benches(1), Bench()
+    benches.add(bench)  # type: ignore[arg-type]
+    under_way, waiting = (benches.submit(lambda _: bench.over.wait(60)) for _ in range(2))
+    benches.stop(KeyboardInterrupt)
+    benches.close()
+    assert under_way.result()
+    assert waiting.cancelled()
 
 
 def test_a_directory_that_was_used_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
