@@ -1,0 +1,79 @@
+"""The real ``openstack`` command against the service, with the oldest clients that are supported and the newest.
+
+A call of it takes a second or two of the processor: so tests share jobs, made over HTTP, and look at more than one thing of an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.harness.client import Client
+from tests.harness.command import Openstack, ceiling, floor
+from tests.harness.stack import Stack
+from tests.harness.training import WAIT, Gate, document
+
+
+@pytest.fixture(scope="session", params=["floor", "ceiling"])
+def openstack(request: pytest.FixtureRequest, session_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Openstack:
+    clouds = session_stack.cloud.directory / "clouds.yaml"
+    if request.param == "floor":
+        return floor(clouds, "local", tmp_path_factory.mktemp("floor"))
+    return ceiling(clouds, "local")
+
+
+@pytest.fixture(scope="session")
+def client(session_stack: Stack) -> Client:
+    """The same user over HTTP."""
+    return session_stack.demo
+
+
+#: prints, reports metrics and progress, and leaves a file
+TRAIN = '''
+import json, os
+
+rank = int(os.environ["CML_NODE_RANK"])
+for step in range(5):
+    print("rank", rank, "line", step, flush=True)
+    print("CML_METRIC", json.dumps({"name": "loss", "value": 1 / (1 + step), "step": step}), flush=True)
+os.makedirs(os.environ["CML_OUTPUT_DIR"], exist_ok=True)
+with open(os.path.join(os.environ["CML_OUTPUT_DIR"], "model.txt"), "w") as file:
+    file.write("model of rank %d" % rank)
+'''
+
+
+@pytest.fixture(scope="session")
+def done(client: Client) -> str:
+    """Give the id of a job that has succeeded: two workers, a setup command, metrics and outputs."""
+    job_id = client.submit(document(name="done", setup="echo set up", metadata={"purpose": "test"}), {"train.py": TRAIN})
+    client.succeed(job_id)
+    return job_id
+
+
+@pytest.fixture(scope="session")
+def failed(client: Client) -> str:
+    """Give the id of a job whose program has ended with the code 7."""
+    job_id = client.submit(document(name="failed", workers=1), {"train.py": "import sys; print('about to fail'); sys.exit(7)"})
+    client.finish(job_id)
+    return job_id
+
+
+@pytest.fixture
+def running(client: Client, gate: Gate) -> Iterator[str]:
+    """Give the id of a job that has printed a line and waits at its gate."""
+    job_id = client.submit(document(name="running", workers=1, env=gate.env), gate.files(WAIT))
+    gate.expect(1)
+    yield job_id
+    gate.open()
+    client.finish(job_id)
+
+
+@pytest.fixture
+def code(tmp_path: Path) -> Path:
+    """A directory with training code."""
+    directory = tmp_path / "code"
+    directory.mkdir()
+    (directory / "train.py").write_text("print('trained')\n")
+    return directory

@@ -1,0 +1,147 @@
+"""Make jobs, look at them, change and delete them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+from tests.harness.client import Client
+from tests.harness.command import Openstack
+from tests.harness.training import document
+
+SHOWN = {
+    "id": str, "name": str, "status": str, "progress": int, "metadata": dict, "framework": dict, "image": dict, "roles": dict,
+    "command": str, "env": dict, "max_run_time": int, "max_restarts": int, "attempt": int, "created_at": str, "recover_on_exit_codes": list,
+}
+LISTED = {"ID": str, "Name": str, "Status": str, "Progress": int, "Nodes": int, "Accelerators": int, "Run Time": float}
+
+JOB_FILE = """\
+# a job file
+name: from-file
+description: what it is
+image: plain
+flavor: cpu.small
+workers: 2
+command: python3 train.py
+env:
+  LR: 1e-3      # a text, as all variables are
+  MODE: file
+  LEVEL: file
+max_run_time: 15m
+recover_on_exit_codes: [42]
+"""
+
+
+def test_u04_job_file_and_what_is_laid_over_it(openstack: Openstack, client: Client, tmp_path: Path) -> None:
+    (tmp_path / "env").write_text("# variables\nMODE=env-file\nLEVEL=env-file\n")
+    made = openstack.json("ml", "job", "create", "--file", "-", "--env-file", str(tmp_path / "env"), "--env", "LEVEL=option",
+                          "--set", "roles.worker.count=1", "--set", "metadata.team=vision", "--set", "max_restarts=3", "named",
+                          stdin=JOB_FILE.replace("workers: 2\n", ""))
+    job = client.job(made["id"])
+    client.cancel(made["id"])
+    assert job["env"] == {"LR": "1e-3", "MODE": "env-file", "LEVEL": "option"}
+    assert (job["name"], job["description"], job["max_run_time"], job["max_restarts"]) == ("named", "what it is", 900, 3)
+    assert job["recover_on_exit_codes"] == [42]
+    assert job["roles"]["worker"]["count"] == 1
+    assert job["metadata"] == {"team": "vision"}
+
+
+def test_u04_unknown_key_is_told_with_its_line_and_the_nearest_one(openstack: Openstack, client: Client, tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(JOB_FILE.replace("flavor:", "flavr:"))
+    done = openstack.run("ml", "job", "create", "--file", "job.yaml", cwd=tmp_path)
+    assert done.code == 2
+    assert done.err.startswith("job.yaml, line 5: flavr: unknown key 'flavr'; did you mean 'flavor'?"), done.err
+    assert done.out == ""
+
+
+def test_u05_create_prints_next_commands(openstack: Openstack, client: Client, code: Path) -> None:
+    done = openstack("ml", "job", "create", "next", "--image", "plain", "--flavor", "cpu.small", "--source", str(code),
+                     "--command", "python3 train.py", "-f", "json")
+    made = done.json
+    for next_one in ("job log show --follow", "job wait", "job cancel"):
+        assert f"openstack ml {next_one} {made['id']}" in done.err
+    client.succeed(made["id"])
+    assert client.log(made["id"]) == "trained\n"
+
+
+def test_u31_code_is_uploaded_with_its_commit(openstack: Openstack, client: Client, code: Path) -> None:
+    for step in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@example.org", "commit", "-qm", "code"]):
+        subprocess.run(["git", "-C", str(code), *step], check=True)
+    (code / "job.yaml").write_text("name: committed\nimage: plain\nflavor: cpu.small\nsource: {directory: .}\ncommand: cat data\n")
+    (code / "data").write_text("some data\n")
+    made = openstack.json("ml", "job", "create", "--file", str(code / "job.yaml"))
+    client.succeed(made["id"])
+    assert client.log(made["id"]) == "some data\n"
+    head = subprocess.run(["git", "-C", str(code), "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    assert made["metadata"] == {"git_commit": head, "git_dirty": "true"}
+    (code / ".cmlignore").write_text("*\n")
+    refused = openstack.run("ml", "job", "create", "--file", str(code / "job.yaml"))
+    assert refused.code == 2
+    assert "line 4" in refused.err and ".cmlignore" in refused.err
+
+
+def test_u16_did_you_mean(openstack: Openstack) -> None:
+    job = ("ml", "job", "create", "x", "--command", "true")
+    done = openstack.run(*job, "--image", "plain", "--flavor", "cpu.smal")
+    assert (done.code, done.out) == (2, "")
+    assert "--flavor: there is no flavor 'cpu.smal'; did you mean 'cpu.small'?" in done.err
+    done = openstack.run(*job, "--image", "plian", "--flavor", "cpu.small")
+    assert done.code == 2
+    assert "--image: There is no image 'plian' that you may use; there are plain" in done.err
+    done = openstack.run(*job, "--flavour", "cpu.small")
+    assert done.code == 2
+    assert "did you mean --flavor?" in done.err
+
+
+def test_u17_list(openstack: Openstack, client: Client, done: str, running: str) -> None:
+    rows = openstack.json("ml", "job", "list")
+    assert list(rows[0]) == [*LISTED, "Cost"]
+    assert [row["ID"] for row in rows] == [running]
+    rows = openstack.json("ml", "job", "list", "--all", "--long", "--name", "done", "--limit", "1")
+    assert {row["ID"] for row in rows} == {done}
+    assert rows[0]["Metadata"] == {"purpose": "test"}
+    made = [row["ID"] for row in openstack.json("ml", "job", "list", "--all", "--max-items", "2")]
+    assert made == [job["id"] for job in client.jobs(limit=2)], "the newest first"
+
+
+def test_u19_json_has_stable_keys_and_real_types(openstack: Openstack, done: str) -> None:
+    shown = openstack.json("ml", "job", "show", "done")
+    assert {key: type(shown[key]) for key in SHOWN} == SHOWN
+    assert shown["id"] == done
+    assert shown["roles"]["worker"]["count"] == 2
+    [row] = [row for row in openstack.json("ml", "job", "list", "--status", "SUCCEEDED") if row["ID"] == done]
+    assert {key: type(row[key]) for key in LISTED} == LISTED
+
+
+def test_u20_delete_tries_all(openstack: Openstack, client: Client) -> None:
+    jobs = [client.submit(document(name=f"gone-{i}", workers=1, command="true")) for i in range(2)]
+    for job in jobs:
+        client.succeed(job)
+    done = openstack.run("ml", "job", "delete", jobs[0], "no-such-job", "gone-1")
+    assert (done.code, done.out) == (1, "")
+    assert "Failed to delete the job 'no-such-job': No job has the name or id 'no-such-job'" in done.err
+    assert "1 of 3 jobs failed to delete" in done.err
+    assert not {job["id"] for job in client.jobs(limit=1000)} & set(jobs)
+    assert openstack("ml", "job", "delete", "--ignore-missing", "no-such-job") .out == ""
+
+
+def test_u29_a_repeated_create_gives_the_same_job(openstack: Openstack, client: Client, request: object) -> None:
+    args = ("ml", "job", "create", "once", "--image", "plain", "--flavor", "cpu.small", "--command", "true", "--client-token",
+            f"token-{id(request)}")
+    first, second = openstack.json(*args), openstack.json(*args)
+    assert first["id"] == second["id"]
+    client.finish(first["id"])
+
+
+def test_set_and_unset(openstack: Openstack, client: Client, done: str) -> None:
+    openstack("ml", "job", "set", "--property", "stage=two", "--priority", "7", done)
+    job = client.job(done)
+    assert (job["metadata"], job["priority"]) == ({"purpose": "test", "stage": "two"}, 7)
+    openstack("ml", "job", "unset", "--property", "stage", done)
+    assert client.job(done)["metadata"] == {"purpose": "test"}
+
+
+def test_json_is_what_the_service_says(openstack: Openstack, client: Client, failed: str) -> None:
+    shown, said = openstack.json("ml", "job", "show", failed), client.job(failed)
+    assert {key: value for key, value in said.items() if key not in ("links", "phase", "target")} == shown, json.dumps(shown)

@@ -1,0 +1,68 @@
+"""What jobs give, and what there is to make jobs of."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from tests.harness.command import Openstack
+
+
+def test_u26_metrics(openstack: Openstack, done: str) -> None:
+    text = openstack("ml", "job", "metric", "show", done, "--name", "loss", "--task", "worker:1", "-f", "csv").out
+    rows = list(csv.DictReader(text.splitlines()))
+    assert [float(row["Value"]) for row in rows] == [1 / (1 + step) for step in range(5)]
+    assert [int(row["Step"]) for row in rows] == list(range(5))
+    summary = openstack.json("ml", "job", "metric", "show", done, "--summary")
+    assert [(row["Task"], row["Count"], row["First"], row["Last"], row["Course"]) for row in summary] == [
+        (f"worker:{rank}", 5, 1.0, 0.2, "█▄▂▁▁") for rank in range(2)]
+
+
+def test_u28_flavors_and_frameworks(openstack: Openstack) -> None:
+    flavors = {row["Name"]: row for row in openstack.json("ml", "flavor", "list")}
+    assert (flavors["gpu.large"]["Accelerator"], flavors["gpu.large"]["Accelerators"]) == ("GPU", 4)
+    assert flavors["cpu.small"]["Accelerator"] is None
+    frameworks = {row["Name"]: row for row in openstack.json("ml", "framework", "list")}
+    assert frameworks["custom"]["Images"] == ["plain"]
+    assert "ps" in frameworks["tensorflow"]["Roles"]
+
+
+def test_u32_events(openstack: Openstack, done: str) -> None:
+    events = openstack.json("ml", "job", "event", "list", done)
+    assert events[0]["Message"] == "The job was created with 2 nodes."
+    assert events[-1]["Message"] == "Nothing is left in the cloud."
+    assert sorted(event["At"] for event in events) == [event["At"] for event in events]
+    assert len(openstack.json("ml", "job", "event", "list", "--long", "--max-items", "1", done)) == 1
+
+
+def test_u33_completion(openstack: Openstack) -> None:
+    script = openstack("complete").out
+    assert "cmds_ml='flavor framework job package" in script
+    assert "--env-file" in script.partition("cmds_ml_job_create='")[2].partition("'")[0]
+
+
+def test_nodes(openstack: Openstack, done: str) -> None:
+    rows = openstack.json("ml", "job", "node", "list", done, "--long")
+    assert [row["Tasks"] for row in rows] == [{f"worker:{rank}": "EXITED (exit code 0)"} for rank in range(2)]
+    assert {row["Status"] for row in rows} == {"DELETED"}
+
+
+def test_artifacts(openstack: Openstack, done: str) -> None:
+    listed = {row["Path"]: row["Size"] for row in openstack.json("ml", "job", "artifact", "list", done)}
+    assert listed == {f"output/worker-{rank}/model.txt": 15 for rank in range(2)}
+
+
+def test_workers_are_for_operators(openstack: Openstack) -> None:
+    refused = openstack.run("ml", "worker", "list")
+    assert refused.code == 1
+    assert "roles" in refused.err
+    assert "http" not in refused.err
+    assert openstack.json("ml", "worker", "list", cloud="local-admin")[0]["Draining"] is False
+
+
+def test_a_cloud_without_the_service(openstack: Openstack, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "clouds.yaml"
+    elsewhere.write_text(openstack.clouds.read_text().replace("  local:\n", "  local:\n    machine_learning_service_type: other\n"))
+    done = openstack.run("ml", "job", "list", env={"OS_CLIENT_CONFIG_FILE": str(elsewhere)})
+    assert done.code == 1
+    assert "openstack catalog list" in done.err

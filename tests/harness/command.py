@@ -1,0 +1,133 @@
+"""The ``openstack`` command with our plugin: that of this environment, and that of the distribution's packages."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import cml_nova
+
+#: what Debian 12 has: python-openstackclient 6.0, openstacksdk 0.101
+FLOOR_COMMAND = Path("/usr/bin/openstack")
+FLOOR_PYTHON = "/usr/bin/python3"
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command has said, and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """The standard output; :raises AssertionError: it is not JSON and nothing else."""
+        try:
+            return json.loads(self.out)
+        except ValueError:
+            raise AssertionError(f"no pure JSON: {self.out!r}\n{self.err}") from None
+
+
+class Openstack:
+    """The command for a user of the cloud under test.
+
+    :param command: the program and what comes before all arguments.
+    :param clouds: the clouds.yaml.
+    :param env: more of the environment.
+    """
+
+    def __init__(self, command: Sequence[str], clouds: Path, cloud: str, env: Mapping[str, str]) -> None:
+        self.command, self.clouds, self.cloud = command, clouds, cloud
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("OS_", "PYTHON"))}
+        self.env = {**kept, "OS_CLIENT_CONFIG_FILE": str(clouds), "COLUMNS": "200", **env}
+
+    def start(self, *args: str, cloud: str | None = None, stderr: int | IO[bytes] = subprocess.PIPE) -> Running:
+        """Start the command and go on."""
+        return Running([*self.command, "--os-cloud", cloud or self.cloud, *args], self.env, stderr)
+
+    def run(self, *args: str, cloud: str | None = None, stdin: str = "", timeout: float = 120, cwd: Path | None = None,
+            env: Mapping[str, str] | None = None) -> Done:
+        """Run the command, whatever comes of it."""
+        done = subprocess.run([*self.command, "--os-cloud", cloud or self.cloud, *args], input=stdin, capture_output=True, text=True,
+                              check=False, timeout=timeout, cwd=cwd, env={**self.env, **(env or {})})
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    def __call__(self, *args: str, **how: Any) -> Done:
+        """Run the command. :raises AssertionError: it failed."""
+        done = self.run(*args, **how)
+        assert done.code == 0, f"{args}: {done.code}\n{done.out}\n{done.err}"
+        return done
+
+    def json(self, *args: str, **how: Any) -> Any:
+        """Run the command with ``-f json``; give what it prints."""
+        return self(*args, "-f", "json", **how).json
+
+
+class Running:
+    """A command that has not ended yet."""
+
+    def __init__(self, command: list[str], env: Mapping[str, str], stderr: int | IO[bytes]) -> None:
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, text=True, env=dict(env))
+
+    def line(self) -> str:
+        """Wait for a line of the standard output, and give it without its end."""
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().rstrip("\n")
+
+    def error_line(self) -> str:
+        """Wait for a line of the standard error, and give it without its end."""
+        assert self.process.stderr is not None
+        return self.process.stderr.readline().rstrip("\n")
+
+    def interrupt(self) -> None:
+        """Press Ctrl-C."""
+        self.process.send_signal(signal.SIGINT)
+
+    def end(self, timeout: float = 60) -> Done:
+        """Wait for its end."""
+        try:
+            out, err = self.process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            out, err = self.process.communicate()
+            raise AssertionError(f"not over after {timeout} s: {out}\n{err}") from None
+        return Done(self.process.returncode, out, err or "")
+
+    def __enter__(self) -> Running:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate()
+
+
+def ceiling(clouds: Path, cloud: str) -> Openstack:
+    """Give the command of the environment that the tests run in: the newest releases."""
+    return Openstack([str(Path(sys.executable).parent / "openstack")], clouds, cloud, {})
+
+
+def floor(clouds: Path, cloud: str, directory: Path) -> Openstack:
+    """Give the distribution's command, with our plugin beside it and nothing else of this environment.
+
+    :param directory: gets links to our package and to what is known of its entry points.
+    :raises AssertionError: the distribution's packages are not installed.
+    """
+    assert FLOOR_COMMAND.exists(), (
+        f"{FLOOR_COMMAND} is missing: the clients are tested with the distribution's packages; apt-get install python3-openstackclient, "
+        f"or let tools/run-tests do it")
+    directory.mkdir(parents=True, exist_ok=True)
+    package = Path(cml_nova.__file__).parent
+    [information] = Path(sysconfig.get_path("purelib")).glob("cml_nova-*.dist-info")
+    for path in (package, information):
+        (directory / path.name).symlink_to(path)
+    return Openstack([FLOOR_PYTHON, str(FLOOR_COMMAND)], clouds, cloud, {"PYTHONPATH": str(directory)})
