@@ -105,7 +105,7 @@ def page(session: Session, filters: Filters, wanted: Page) -> Sequence[Any]:
 
 
 def change(session: Session, job_id: str, values: Mapping[str, Any]) -> None:
-    """Set columns that belong to the user: name, priority, meta."""
+    """Set columns that belong to the user: name, description, priority, meta."""
     _update(session, Job.id == job_id, dict(values))
 
 

@@ -31,6 +31,7 @@ class Job(Base):
         Index("ix_jobs_project_created", "project_id", "created_at"),
         Index("ix_jobs_phase_lease", "phase", "lease_expires_at"),
         Index("ix_jobs_project_name", "project_id", "name"),
+        Index("ix_jobs_project_phase", "project_id", "phase"),
         Base.__table_args__,
     )
 
@@ -100,6 +101,8 @@ class Node(Base):
     role: Mapped[str] = mapped_column(String(32))
     role_index: Mapped[int] = mapped_column(Integer)
     flavor_id: Mapped[str] = mapped_column(String(255))
+    #: how many its flavor promised when the job was made
+    accelerators: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
     server_id: Mapped[str | None] = mapped_column(Id)
     server_name: Mapped[str | None] = mapped_column(String(255))
     address: Mapped[str | None] = mapped_column(String(64))
@@ -171,6 +174,26 @@ class Package(Base):
     size: Mapped[int] = mapped_column(BigInteger)
     name: Mapped[str] = mapped_column(String(255))
     created_at: Mapped[float] = mapped_column(Double)
+
+
+class Quota(Base):
+    """A project's own limits; null where the configured ones hold."""
+
+    __tablename__ = "quotas"
+
+    project_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    jobs: Mapped[int | None] = mapped_column(Integer)
+    nodes: Mapped[int | None] = mapped_column(Integer)
+    accelerators: Mapped[int | None] = mapped_column(Integer)
+
+
+class QuotaLock(Base):
+    """What a transaction changes that counts what a project has and then adds to it. The migration fills it; see ``db.quotas.lock``."""
+
+    __tablename__ = "quota_locks"
+
+    slot: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    taken: Mapped[int] = mapped_column(BigInteger)
 
 
 class Worker(Base):

@@ -2,9 +2,9 @@
 
 from oslo_policy import policy
 
-from cml_nova.policies import base, catalog, jobs, packages
+from cml_nova.policies import base, catalog, jobs, packages, quota
 
 
 def list_rules() -> list[policy.RuleDefault]:
     """Give all rules; also the entry point of oslo.policy's generators."""
-    return [*base.RULES, *jobs.RULES, *packages.RULES, *catalog.RULES]
+    return [*base.RULES, *jobs.RULES, *packages.RULES, *catalog.RULES, *quota.RULES]

@@ -11,9 +11,9 @@ from oslo_config import cfg
 
 from cml_nova import conf as cml_conf
 from cml_nova import exception
-from cml_nova.db import migration
+from cml_nova.db import migration, quotas
 from cml_nova.db.engine import Database, retried
-from cml_nova.db.models import Worker
+from cml_nova.db.models import Job, Worker
 from tests.harness.service import Database as Server
 
 
@@ -53,6 +53,30 @@ def test_a_transaction_that_loses_in_a_deadlock_runs_again(db: Database) -> None
     assert len(tries) == 3, "no deadlock came of it"
     with db.read() as session:
         assert session.scalars(sa.select(Worker.capacity)).all() == [2, 2]
+
+
+def test_of_creates_at_the_same_time_only_those_pass_for_which_there_is_quota(db: Database) -> None:
+    """Each counts what the project has, and adds a job if there are fewer than three."""
+    together = threading.Barrier(8)
+
+    @retried
+    def create(name: str) -> bool:
+        with db.write() as session:
+            quotas.lock(session, "red")
+            if quotas.in_use(session, "red")["jobs"] >= 3:
+                return False
+            session.add(Job(id=name, project_id="red", user_id="u", name=name, phase="QUEUED", target="RUN", spec={}, keys={}, sealed="",
+                            created_at=0, updated_at=0, phase_started_at=0))
+            return True
+
+    def try_it(number: int) -> bool:
+        together.wait(30)
+        return create(f"job-{number}")
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sorted(pool.map(try_it, range(8))) == [False] * 5 + [True] * 3
+    with db.read() as session:
+        assert quotas.in_use(session, "red") == {"jobs": 3, "nodes": 0, "accelerators": 0}
 
 
 @pytest.mark.fault("database-away")

@@ -37,6 +37,8 @@ ENV: Schema = {
     "additionalProperties": {"type": "string", "maxLength": 32768, "not": NO_NUL, "description": "No NUL characters."},
 }
 NAME = text(255)
+DESCRIPTION: Schema = {"type": "string", "maxLength": 4096, "not": NO_CONTROL_BUT_LINES,
+                       "description": "No control characters but tabs and line ends."}
 CLIENT_TOKEN: Schema = {"type": "string", "pattern": "^[A-Za-z0-9_.:-]{1,64}$",
                         "description": "1 to 64 letters, digits, '_', '.', ':' or '-'"}
 PRIORITY = integer(0, 1000)
@@ -44,8 +46,7 @@ ROLE_NAME = "^[a-z][a-z0-9_]{0,31}$"
 
 JOB_REQUEST = request({
     "name": NAME,
-    "description": {"type": "string", "maxLength": 4096, "not": NO_CONTROL_BUT_LINES,
-                    "description": "No control characters but tabs and line ends."},
+    "description": DESCRIPTION,
     "metadata": METADATA,
     "client_token": CLIENT_TOKEN,
     "framework": request({"name": text(64), "version": text(64)}, required=("name",)),
@@ -83,7 +84,8 @@ JOB_REQUEST = request({
 CREATE = request({"job": JOB_REQUEST}, required=("job",))
 
 UPDATE = request({
-    "job": request({"name": NAME, "priority": PRIORITY, "metadata": METADATA}, title="JobUpdate", minProperties=1),
+    "job": request({"name": NAME, "description": DESCRIPTION, "priority": PRIORITY, "metadata": METADATA}, title="JobUpdate",
+                   minProperties=1),
 }, required=("job",))
 
 _ACCELERATORS = record({"kind": {"type": "string"}, "count": {"type": "integer"}})

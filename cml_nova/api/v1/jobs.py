@@ -11,7 +11,7 @@ from oslo_db import exception as db_exception
 from oslo_utils import uuidutils
 
 from cml_nova import exception
-from cml_nova.api import auth, jobspec, lookups
+from cml_nova.api import auth, jobspec, lookups, quota
 from cml_nova.api.routing import Resource
 from cml_nova.api.schemas import jobs as schemas
 from cml_nova.api.services import services
@@ -77,11 +77,14 @@ def create(body: dict[str, Any]) -> Any:
         return {"job": view(earlier)}, 200
     draft = _draft(document)
     job, nodes = _rows(document, draft)
+    limits = quota.limits(job.project_id)
     try:
         with services().db.write() as session:
+            quota.check(session, job.project_id, quota.needs(draft), limits)
             db_jobs.create(session, job, nodes)
             events.add(session, job.id, "created", f"The job was created with {len(nodes)} nodes.", {"request_id": job.request_id})
-    except db_exception.DBDuplicateEntry:
+    except (db_exception.DBDuplicateEntry, exception.QuotaExceeded):
+        # The same request at the same time may have been first.
         earlier = _repeated(document)
         if earlier is None:
             raise
@@ -133,7 +136,7 @@ def show(job_id: str) -> Any:
 
 @RESOURCE.operation("PATCH", "/jobs/<job_id>", policy="jobs:update", body=schemas.UPDATE, response=schemas.JOB_BODY)
 def update(job_id: str, body: dict[str, Any]) -> Any:
-    """Change a job's name, priority or metadata (as a whole)."""
+    """Change a job's name, description, priority or metadata (as a whole)."""
     find(job_id, "jobs:update")
     values = {"meta" if key == "metadata" else key: value for key, value in body["job"].items()}
     with services().db.write() as session:
@@ -227,7 +230,8 @@ def _rows(document: dict[str, Any], draft: jobspec.Draft) -> tuple[Job, list[Nod
         keys={"ssh": ssh_public, "host": host_public}, sealed=sealed, priority=document.get("priority", 0),
         phase=Phase.QUEUED, target=Target.RUN, progress=0, attempt=0, error_restarts=0, infra_restarts=0, forget=False)
     nodes = [
-        Node(rank=rank, role=slot.role, role_index=slot.index, flavor_id=draft.flavor_of(rank)["id"], status="PLANNED")
+        Node(rank=rank, role=slot.role, role_index=slot.index, flavor_id=draft.flavor_of(rank)["id"],
+             accelerators=(draft.flavor_of(rank)["accelerators"] or {"count": 0})["count"], status="PLANNED")
         for rank, slot in enumerate(draft.layout.nodes)
     ]
     return job, nodes

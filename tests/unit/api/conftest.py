@@ -111,10 +111,10 @@ class Api:
         return self.post(f"/v1/packages?{query}", data=data, content_type="application/gzip", **who)
 
     def rows(self) -> dict[str, int]:
-        """Number of rows of each table."""
+        """Number of rows of each table, without what the migration has put there."""
         with self.db.read() as session:
             return {name: session.execute(select(func.count()).select_from(table)).scalar_one()
-                    for name, table in Base.metadata.tables.items()}
+                    for name, table in Base.metadata.tables.items() if name != "quota_locks"}
 
     def stored(self) -> list[str]:
         """Every file that the storage holds, complete or not."""

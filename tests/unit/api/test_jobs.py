@@ -201,11 +201,11 @@ def test_find_by_name_as_the_sdk_does_it(api: Api) -> None:
 def test_update(api: Api) -> None:
     created = api.create(metadata={"a": "1"})
     path = f"/v1/jobs/{created['id']}"
-    answer = api.request("PATCH", path, json={"job": {"name": "new", "priority": 9, "metadata": {"b": "2"}}})
+    answer = api.request("PATCH", path, json={"job": {"name": "new", "description": "why", "priority": 9, "metadata": {"b": "2"}}})
     assert answer.status_code == 200
     changed = answer.json["job"]  # type: ignore[index]
-    assert (changed["name"], changed["priority"], changed["metadata"]) == ("new", 9, {"b": "2"})
-    assert {key for key in changed if changed[key] != created[key]} <= {"name", "priority", "metadata", "updated_at"}
+    assert (changed["name"], changed["description"], changed["priority"], changed["metadata"]) == ("new", "why", 9, {"b": "2"})
+    assert {key for key in changed if changed[key] != created[key]} <= {"name", "description", "priority", "metadata", "updated_at"}
     assert api.get(path).json["job"] == changed  # type: ignore[index]
 
 

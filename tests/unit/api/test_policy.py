@@ -53,12 +53,18 @@ MATRIX: dict[str, dict[str, int]] = {
     "DELETE /v1/packages/{package_id}": WRITE | {"admin": 404},
     "GET /v1/frameworks": OWN,
     "GET /v1/flavors": OWN,
+    "GET /v1/quota": OWN,
+    "PUT /v1/quota": dict.fromkeys(WHO, 403) | {"admin": 200, "nobody": 401},
+    "GET /v1/quota/{project_id}": READ | {"stranger": 403, "other manager": 403},
+    "PUT /v1/quota/{project_id}": dict.fromkeys(WHO, 403) | {"admin": 200, "nobody": 401},
     "GET /v1/workers": dict.fromkeys(WHO, 403) | {"admin": 200, "service": 200, "nobody": 401},
 }
 BODIES: dict[str, dict[str, Any]] = {
     "POST /v1/jobs": {"json": {"job": job()}},
     "POST /v1/jobs/plan": {"json": {"job": job()}},
     "PATCH /v1/jobs/{job_id}": {"json": {"job": {"name": "other"}}},
+    "PUT /v1/quota": {"json": {"quota": {"limits": {"jobs": -1}}}},
+    "PUT /v1/quota/{project_id}": {"json": {"quota": {"limits": {"jobs": -1}}}},
     "POST /v1/packages": {"data": archive(("other.py", b""))},
 }
 
@@ -87,7 +93,7 @@ def test_route(shared_api: Api, route: str, who: str) -> None:
     package_id = shared_api.upload(archive(("train.py", b""))).json["package"]["id"]  # type: ignore[index]
     before = shared_api.rows(), shared_api.stored()
     method, path = route.split()
-    answer = shared_api.request(method, path.format(job_id=job_id, package_id=package_id, path="worker-0/model"),
+    answer = shared_api.request(method, path.format(job_id=job_id, package_id=package_id, path="worker-0/model", project_id="red"),
                          **WHO[who], **BODIES.get(route, {}))
     expected = MATRIX[route][who]
     if expected == 200:

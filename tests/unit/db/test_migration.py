@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import inspect
 
-from cml_nova.db import migration
+from cml_nova.db import migration, quotas
 from cml_nova.db.engine import Database
 from cml_nova.db.models import Base
 from tests.unit.api.conftest import make_conf
@@ -50,6 +53,30 @@ def test_versions(db: Database) -> None:
     assert migration.version(db) == migration.latest()
     migration.sync(db)
     assert migration.version(db) == migration.latest()
+
+
+def test_jobs_that_are_there_count_with_their_accelerators(db: Database) -> None:
+    """Those that have not ended: only these are counted."""
+    with db.engine.connect() as connection:
+        command.upgrade(migration._config(connection), "0001")
+        columns = {"project_id": "p", "user_id": "u", "name": "n", "metadata": "{}", "request_digest": "", "framework": "custom",
+                   "keys": "{}", "sealed": "", "priority": 0, "target": "RUN", "forget": False, "progress": 0, "attempt": 0,
+                   "error_restarts": 0,
+                   "infra_restarts": 0, "capacity_tries": 0, "runtime": "{}", "generation": 0, "created_at": 0, "updated_at": 0,
+                   "phase_started_at": 0}
+        flavors = {"worker": {"accelerators": {"kind": "VGPU", "count": 4}}, "ps": {"accelerators": None}}
+        spec = json.dumps({"roles": {role: {"flavor": flavor} for role, flavor in flavors.items()}})
+        names = ["id", "phase", "spec", *columns]
+        insert = f"INSERT INTO jobs ({', '.join(names)}) VALUES ({', '.join(':' + name for name in names)})"
+        for job_id, phase in (("old", "DONE"), ("new", "RUNNING")):
+            connection.execute(sa.text(insert), {**columns, "id": job_id, "phase": phase, "spec": spec})
+            for rank, role in enumerate(flavors):
+                connection.execute(sa.text(f"INSERT INTO nodes (job_id, rank, role, role_index, flavor_id, status, updated_at) "
+                                           f"VALUES ('{job_id}', {rank}, '{role}', 0, 'f', 'ACTIVE', 0)"))
+        connection.commit()
+    migration.sync(db)
+    with db.read() as session:
+        assert quotas.in_use(session, "p") == {"jobs": 1, "nodes": 2, "accelerators": 4}
 
 
 def test_processes_that_start_together_wait_for_each_other(db: Database) -> None:

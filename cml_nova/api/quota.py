@@ -1,0 +1,81 @@
+"""What a project may have, what it has, and whether more would be too much."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sqlalchemy.orm import Session
+
+from cml_nova import exception
+from cml_nova.api import jobspec
+from cml_nova.api.services import services
+from cml_nova.db import quotas
+from cml_nova.db.quotas import RESOURCES
+
+#: a limit that is none
+UNLIMITED = -1
+
+
+@dataclass(frozen=True)
+class Shortage:
+    """A resource of which a project would have too much."""
+
+    resource: str
+    needed: int
+    in_use: int
+    limit: int
+
+    @property
+    def free(self) -> int:
+        return max(0, self.limit - self.in_use)
+
+    @property
+    def message(self) -> str:
+        """Say what is wanting, and the way out."""
+        ways = [] if self.resource == "jobs" else [f"ask for fewer {self.resource}"]
+        if self.needed <= self.limit:
+            ways.append("wait until jobs have ended, or cancel some")
+        return (f"Quota exceeded for {self.resource}: the job needs {self.needed}, free are {self.free} of {self.limit}. "
+                f"Either {', '.join([*ways, 'or have an administrator raise the limit of the project'])}; GET /v1/quota "
+                "(openstack ml quota show) tells what is in use.")
+
+
+def needs(draft: jobspec.Draft) -> dict[str, int]:
+    """What a job takes of a project's quota from its creation to its end."""
+    total = jobspec.totals(draft)
+    return {"jobs": 1, "nodes": total["nodes"], "accelerators": sum(entry["count"] for entry in total["accelerators"])}
+
+
+def limits(project_id: str) -> dict[str, int]:
+    """What a project may have at a time; ``UNLIMITED`` for no limit."""
+    with services().db.read() as session:
+        own = quotas.limits(session, project_id)
+    configured = services().conf.quota
+    return {name: configured[name] if own[name] is None else own[name] for name in RESOURCES}  # type: ignore[misc]
+
+
+def set_limits(project_id: str, values: Mapping[str, int | None]) -> None:
+    """Set limits of a project; None for the configured one again."""
+    with services().db.write() as session:
+        quotas.set_limits(session, project_id, values)
+
+
+def shortages(needed: Mapping[str, int], in_use: Mapping[str, int], limits: Mapping[str, int]) -> list[Shortage]:
+    """Tell of what a project would have too much."""
+    found = [Shortage(name, needed[name], in_use[name], limits[name]) for name in RESOURCES]
+    return [s for s in found if s.limit != UNLIMITED and s.needed > s.free and s.needed > 0]
+
+
+def check(session: Session, project_id: str, needed: Mapping[str, int], limits: Mapping[str, int]) -> None:
+    """Assert that a project may have this much more, in the transaction that adds it; nothing may have been read in it before.
+
+    :raises QuotaExceeded: names the resource, what is needed and free, and the limit.
+    """
+    if all(limits[name] == UNLIMITED for name in RESOURCES):
+        return
+    quotas.lock(session, project_id)
+    found = shortages(needed, quotas.in_use(session, project_id), limits)
+    if found:
+        first = found[0]
+        raise exception.QuotaExceeded(first.message, resource=first.resource, needed=first.needed, free=first.free, limit=first.limit)
