@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from cml_nova import exception
 from cml_nova.backoff import growing_pause
-from cml_nova.db import events, leases, metrics, nodes
+from cml_nova.db import events, leases, metrics, nodes, usage
 from cml_nova.db.clock import now
 from cml_nova.db.models import Job, Node, Task
 from cml_nova.states import Phase, may_follow
@@ -72,6 +72,7 @@ def apply(session: Session, job_id: str, generation: int, report: dict[str, Any]
     leases.write(session, job_id, generation, {**values, "last_report": report["id"]})
     for node in report.get("nodes", ()):
         nodes.change_node(session, job_id, node["rank"], {name: value for name, value in node.items() if name != "rank"})
+    usage.follow(session, job_id, job.project_id, report.get("nodes", ()))
     for task in report.get("tasks", ()):
         nodes.put_task(session, job_id, task)
     for kind, message, detail in report.get("events", ()):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, or_, select, true, update
+from sqlalchemy import ColumnElement, and_, delete, func, or_, select, true, update
 from sqlalchemy.orm import Session, defer
 
 from cml_nova import exception
@@ -102,6 +102,15 @@ def page(session: Session, filters: Filters, wanted: Page) -> Sequence[Any]:
         query = query.where(_beyond(column, last[0], last[1], wanted.descending))
     order = (column.desc(), Job.id.desc()) if wanted.descending else (column, Job.id)
     return session.execute(query.order_by(*order).limit(wanted.limit)).all()
+
+
+def queue_positions(session: Session, job_ids: Sequence[str]) -> dict[str, int]:
+    """Give the places of those jobs that are in the queue; 1 is the next. All projects' jobs are in one."""
+    if not job_ids:
+        return {}
+    place = func.row_number().over(order_by=(Job.priority.desc(), Job.created_at, Job.id)).label("place")
+    queue = select(Job.id, place).where(Job.phase == Phase.QUEUED).subquery()
+    return {job_id: int(number) for job_id, number in session.execute(select(queue).where(queue.c.id.in_(job_ids)))}
 
 
 def change(session: Session, job_id: str, values: Mapping[str, Any]) -> None:

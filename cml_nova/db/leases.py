@@ -37,7 +37,7 @@ def claimable(session: Session, limit: int) -> Sequence[str]:
     return session.scalars(
         select(Job.id).where(Job.phase != Phase.DONE, _FREE, _DUE)
         # What holds nodes goes before what waits for some.
-        .order_by((Job.phase == Phase.QUEUED), Job.priority.desc(), Job.created_at).limit(limit)
+        .order_by((Job.phase == Phase.QUEUED), Job.priority.desc(), Job.created_at, Job.id).limit(limit)
     ).all()
 
 

@@ -103,6 +103,8 @@ class Node(Base):
     flavor_id: Mapped[str] = mapped_column(String(255))
     #: how many its flavor promised when the job was made
     accelerators: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    #: of an hour, at which the job was made; null where there was none
+    price: Mapped[float | None] = mapped_column(Double)
     server_id: Mapped[str | None] = mapped_column(Id)
     server_name: Mapped[str | None] = mapped_column(String(255))
     address: Mapped[str | None] = mapped_column(String(64))
@@ -111,6 +113,30 @@ class Node(Base):
     fault: Mapped[str | None] = mapped_column(Text)
     unreachable_since: Mapped[float | None] = mapped_column(Double)
     updated_at: Mapped[float] = mapped_column(Double)
+
+
+class NodeTime(Base):
+    """A server that was a node of a job, and for how long: stays when the job is deleted, so nothing refers to it."""
+
+    __tablename__ = "node_times"
+    __table_args__ = (
+        Index("ix_node_times_job", "job_id"),
+        Index("ix_node_times_project", "project_id", "started_at"),
+        Base.__table_args__,
+    )
+
+    id: Mapped[int] = mapped_column(Serial, primary_key=True, autoincrement=True)
+    project_id: Mapped[str] = mapped_column(String(64))
+    job_id: Mapped[str] = mapped_column(Id)
+    rank: Mapped[int] = mapped_column(Integer)
+    server_id: Mapped[str] = mapped_column(Id)
+    accelerators: Mapped[int] = mapped_column(Integer)
+    #: of an hour
+    price: Mapped[float | None] = mapped_column(Double)
+    #: when the worker saw that the server is there
+    started_at: Mapped[float] = mapped_column(Double)
+    #: when it was known to be gone, or lost
+    ended_at: Mapped[float | None] = mapped_column(Double)
 
 
 class Task(Base):

@@ -94,6 +94,8 @@ class LocalCloud(Cloud):
         return merge(QUICK, {
             "keystone_authtoken": {**account, "www_authenticate_uri": account["auth_url"], "interface": "public"},
             "cloud": {**account, "network": "local-net"},
+            # One for each second of a node, so that a cost can be read as a time.
+            "cost": {"prices": "gpu.small:3600,gpu.large:7200", "currency": "CHF"},
         })
 
     def session(self, cloud: str) -> ks_session.Session:

@@ -14,6 +14,7 @@ FRAMEWORKS = record({"frameworks": array(FRAMEWORK)})
 
 FLAVOR = record({
     "id": _STRING, "name": _STRING, "vcpus": _NUMBER, "ram": _NUMBER, "disk": _NUMBER,
+    "cost_per_hour": {**nullable({"type": "number"}), "description": "In the currency of the deployment; null without a price."},
     "accelerators": {"anyOf": [record({"kind": _STRING, "count": _NUMBER}), {"type": "null"}]},
 }, title="Flavor")
 FLAVORS = record({"flavors": array(FLAVOR)})

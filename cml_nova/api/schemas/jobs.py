@@ -99,6 +99,9 @@ _IMAGE = record({"id": {"type": "string"}, "name": {"type": "string"}}, required
 _STRING: Schema = {"type": "string"}
 _NUMBER: Schema = {"type": "integer"}
 
+COST = record({"amount": {"type": "number", "description": "Up to now, or in all."}, "currency": _STRING,
+               "per_hour": {"type": "number", "description": "While it has all its nodes."}}, title="Cost")
+
 JOB = record({
     "id": UUID, "name": _STRING, "description": nullable(_STRING), "metadata": {"type": "object", "additionalProperties": _STRING},
     "project_id": _STRING, "user_id": _STRING,
@@ -110,6 +113,8 @@ JOB = record({
     "max_run_time": _NUMBER, "max_wait_time": _NUMBER, "max_restarts": _NUMBER, "recover_on_exit_codes": array(_NUMBER),
     "hang_timeout": nullable(_NUMBER), "checkpoint_interval": nullable({"type": "number"}),
     "availability_zone": nullable(_STRING), "network": nullable(_STRING), "ssh_authorized_keys": array(_STRING),
+    "queue_position": {**nullable(_NUMBER), "description": "Place in the queue of all projects; 1 is the next. Null outside of it."},
+    "cost": nullable(COST),
     "attempt": _NUMBER, "error_restarts": _NUMBER, "infra_restarts": _NUMBER,
     "exit_code": nullable(_NUMBER), "failed_task": nullable(_STRING),
     "created_at": TIME, "updated_at": TIME, "started_at": nullable(TIME), "finished_at": nullable(TIME), "links": LINKS,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cml_nova.api import cost
 from cml_nova.api.routing import Resource
 from cml_nova.api.schemas import catalog as schemas
 from cml_nova.api.services import catalog, services
@@ -37,6 +38,7 @@ def flavors() -> Any:
     """List the flavors with the accelerators that they promise."""
     return {"flavors": [
         {"id": f.id, "name": f.name, "vcpus": f.vcpus, "ram": f.ram, "disk": f.disk,
+         "cost_per_hour": cost.price({"id": f.id, "name": f.name}),
          "accelerators": {"kind": f.accelerator_kind, "count": f.accelerator_count} if f.accelerator_kind else None}
         for f in catalog().flavors()]}
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from oslo_db import exception as db_exception
 from oslo_utils import uuidutils
+from sqlalchemy.orm import Session
 
 from cml_nova import exception
-from cml_nova.api import auth, jobspec, lookups, quota
+from cml_nova.api import auth, cost, jobspec, lookups, quota
 from cml_nova.api.routing import Resource
 from cml_nova.api.schemas import jobs as schemas
 from cml_nova.api.services import services
@@ -47,8 +48,19 @@ def find(job_id: str, policy: str) -> Job:
     return job
 
 
-def view(job: Any) -> dict[str, Any]:
-    """Represent a job, given as such or as a row of a list. Its keys and secrets are never part of that."""
+def views(session: Session, jobs: Sequence[Any]) -> list[dict[str, Any]]:
+    """Represent jobs, given as such or as rows of a list. Their keys and secrets are never part of that."""
+    places = db_jobs.queue_positions(session, [job.id for job in jobs if job.phase == Phase.QUEUED])
+    costs = cost.of_jobs(session, jobs)
+    return [_view(job) | {"queue_position": places.get(job.id), "cost": costs.get(job.id)} for job in jobs]
+
+
+def _answer(job: Job) -> dict[str, Any]:
+    with services().db.read() as session:
+        return {"job": views(session, [job])[0]}
+
+
+def _view(job: Any) -> dict[str, Any]:
     return {
         "id": job.id, "name": job.name, "description": job.description, "metadata": job.meta,
         "project_id": job.project_id, "user_id": job.user_id,
@@ -74,7 +86,7 @@ def create(body: dict[str, Any]) -> Any:
     document = body["job"]
     earlier = _repeated(document)
     if earlier is not None:
-        return {"job": view(earlier)}, 200
+        return _answer(earlier), 200
     draft = _draft(document)
     job, nodes = _rows(document, draft)
     limits = quota.limits(job.project_id)
@@ -83,16 +95,16 @@ def create(body: dict[str, Any]) -> Any:
             quota.check(session, job.project_id, quota.needs(draft), limits)
             db_jobs.create(session, job, nodes)
             events.add(session, job.id, "created", f"The job was created with {len(nodes)} nodes.", {"request_id": job.request_id})
+            [answer] = views(session, [job])
     except (db_exception.DBDuplicateEntry, exception.QuotaExceeded):
         # The same request at the same time may have been first.
         earlier = _repeated(document)
         if earlier is None:
             raise
-        return {"job": view(earlier)}, 200
+        return _answer(earlier), 200
     except db_exception.DBReferenceError:
         raise exception.BadRequest("source.package: the package was deleted meanwhile; upload it again.", field="source.package") from None
     services().conductor.job_wake(auth.current(), job.id)
-    answer = view(job)
     return {"job": answer}, 202, {"Location": answer["links"][0]["href"]}
 
 
@@ -125,13 +137,14 @@ def index(limit: int | None, marker: str | None, sort_key: str | None, sort_dir:
     wanted = db_jobs.Page(page_size(limit), marker, sort_key or "created_at", (sort_dir or "desc") == "desc")
     with services().db.read() as session:
         rows = db_jobs.page(session, _filters(project_id if all_projects else auth.current().project_id, filters), wanted)
-    return paged("jobs", [view(row) for row in rows], wanted.limit)
+        jobs = views(session, rows)
+    return paged("jobs", jobs, wanted.limit)
 
 
 @RESOURCE.operation("GET", "/jobs/<job_id>", policy="jobs:get", response=schemas.JOB_BODY)
 def show(job_id: str) -> Any:
     """Show a job."""
-    return {"job": view(find(job_id, "jobs:get"))}
+    return _answer(find(job_id, "jobs:get"))
 
 
 @RESOURCE.operation("PATCH", "/jobs/<job_id>", policy="jobs:update", body=schemas.UPDATE, response=schemas.JOB_BODY)
@@ -141,7 +154,7 @@ def update(job_id: str, body: dict[str, Any]) -> Any:
     values = {"meta" if key == "metadata" else key: value for key, value in body["job"].items()}
     with services().db.write() as session:
         db_jobs.change(session, job_id, values)
-    return {"job": view(find(job_id, "jobs:update"))}
+    return _answer(find(job_id, "jobs:update"))
 
 
 @RESOURCE.operation("POST", "/jobs/<job_id>/cancel", policy="jobs:cancel", status=202, response=schemas.JOB_BODY)
@@ -149,7 +162,7 @@ def cancel(job_id: str) -> Any:
     """Cancel a job: stop it, keep what it wrote so far, delete its servers."""
     if _end(job_id, "jobs:cancel", forget=False).phase == Phase.DONE:
         raise exception.Conflict(f"The job {job_id} has ended already; there is nothing to cancel.")
-    return {"job": view(find(job_id, "jobs:cancel"))}, 202
+    return _answer(find(job_id, "jobs:cancel")), 202
 
 
 @RESOURCE.operation("DELETE", "/jobs/<job_id>", policy="jobs:delete", status=204)
@@ -231,7 +244,8 @@ def _rows(document: dict[str, Any], draft: jobspec.Draft) -> tuple[Job, list[Nod
         phase=Phase.QUEUED, target=Target.RUN, progress=0, attempt=0, error_restarts=0, infra_restarts=0, forget=False)
     nodes = [
         Node(rank=rank, role=slot.role, role_index=slot.index, flavor_id=draft.flavor_of(rank)["id"],
-             accelerators=(draft.flavor_of(rank)["accelerators"] or {"count": 0})["count"], status="PLANNED")
+             accelerators=(draft.flavor_of(rank)["accelerators"] or {"count": 0})["count"], price=cost.price(draft.flavor_of(rank)),
+             status="PLANNED")
         for rank, slot in enumerate(draft.layout.nodes)
     ]
     return job, nodes

@@ -53,6 +53,7 @@ MATRIX: dict[str, dict[str, int]] = {
     "DELETE /v1/packages/{package_id}": WRITE | {"admin": 404},
     "GET /v1/frameworks": OWN,
     "GET /v1/flavors": OWN,
+    "GET /v1/usage": OWN,
     "GET /v1/quota": OWN,
     "PUT /v1/quota": dict.fromkeys(WHO, 403) | {"admin": 200, "nobody": 401},
     "GET /v1/quota/{project_id}": READ | {"stranger": 403, "other manager": 403},
