@@ -34,6 +34,7 @@ class Draft:
     """A job as it would be: ``spec`` is what is kept of it, ``layout`` its nodes and tasks."""
 
     framework: Framework
+    image: Image
     layout: Layout
     spec: dict[str, Any]
 
@@ -41,6 +42,11 @@ class Draft:
         """The flavor of a node."""
         flavor: dict[str, Any] = self.spec["roles"][self.layout.nodes[rank].role]["flavor"]
         return flavor
+
+    @property
+    def flavors(self) -> list[dict[str, Any]]:
+        """The flavor of each node, by rank."""
+        return [self.flavor_of(rank) for rank in range(len(self.layout.nodes))]
 
 
 def draft(document: Mapping[str, Any], conf: cfg.ConfigOpts, catalog: Catalog, find_package: Callable[[str], Package | None]) -> Draft:
@@ -74,21 +80,20 @@ def draft(document: Mapping[str, Any], conf: cfg.ConfigOpts, catalog: Catalog, f
         "network": None if network is None else _resolve("network", lambda: catalog.get_network(network)),
         "ssh_authorized_keys": document.get("ssh_authorized_keys", []),
     }
-    return Draft(framework, layout, spec)
+    return Draft(framework, image, layout, spec)
 
 
 def totals(plan: Draft) -> dict[str, Any]:
     """Sum up what a job takes: nodes, tasks, vCPUs, RAM in MiB, accelerators by kind."""
-    flavors = [plan.flavor_of(rank) for rank in range(len(plan.layout.nodes))]
     accelerators: Counter[str] = Counter()
-    for flavor in flavors:
+    for flavor in plan.flavors:
         if flavor["accelerators"]:
             accelerators[flavor["accelerators"]["kind"]] += flavor["accelerators"]["count"]
     return {
         "nodes": len(plan.layout.nodes),
         "tasks": len(plan.layout.tasks),
-        "vcpus": sum(flavor["vcpus"] for flavor in flavors),
-        "ram": sum(flavor["ram"] for flavor in flavors),
+        "vcpus": sum(flavor["vcpus"] for flavor in plan.flavors),
+        "ram": sum(flavor["ram"] for flavor in plan.flavors),
         "accelerators": [{"kind": kind, "count": count} for kind, count in sorted(accelerators.items())],
     }
 
@@ -196,7 +201,7 @@ def _flavors(document: Mapping[str, Any], counts: Mapping[str, int], image: Imag
         if name not in by_name:
             raise _bad(field, f"there is no flavor {name!r}; {nearest(name, [flavor.name for flavor in known])}.")
         flavor = by_name[name]
-        if flavor.ram < image.min_ram or flavor.disk < image.min_disk:
+        if not image.fits(flavor):
             raise _bad(field, f"{flavor.name} has {flavor.ram} MiB RAM and {flavor.disk} GiB disk, but the image {image.name!r} needs "
                               f"{image.min_ram} MiB and {image.min_disk} GiB; choose a larger flavor.")
         flavors[role] = flavor
@@ -205,11 +210,12 @@ def _flavors(document: Mapping[str, Any], counts: Mapping[str, int], image: Imag
 
 def _roles(document: Mapping[str, Any], counts: Mapping[str, int], flavors: Mapping[str, Flavor]) -> dict[str, Any]:
     given = document.get("roles", {})
-    return {role: {"count": count, "flavor": _flavor(flavors[role]), "command": given.get(role, {}).get("command")}
+    return {role: {"count": count, "flavor": flavor_view(flavors[role]), "command": given.get(role, {}).get("command")}
             for role, count in counts.items()}
 
 
-def _flavor(flavor: Flavor) -> dict[str, Any]:
+def flavor_view(flavor: Flavor) -> dict[str, Any]:
+    """Represent a flavor as a job's ``spec`` does."""
     has = flavor.accelerator_kind is not None and flavor.accelerator_count > 0
     return {"id": flavor.id, "name": flavor.name, "vcpus": flavor.vcpus, "ram": flavor.ram,
             "accelerators": {"kind": flavor.accelerator_kind, "count": flavor.accelerator_count} if has else None}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy.orm import Session
 
 from cml_nova import exception
-from cml_nova.api import jobspec
 from cml_nova.api.services import services
 from cml_nova.db import quotas
 from cml_nova.db.quotas import RESOURCES
@@ -41,10 +41,12 @@ class Shortage:
                 "(openstack ml quota show) tells what is in use.")
 
 
-def needs(draft: jobspec.Draft) -> dict[str, int]:
-    """What a job takes of a project's quota from its creation to its end."""
-    total = jobspec.totals(draft)
-    return {"jobs": 1, "nodes": total["nodes"], "accelerators": sum(entry["count"] for entry in total["accelerators"])}
+def needs(flavors: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """What a job takes of a project's quota from its creation to its end.
+
+    :param flavors: of its nodes, as its ``spec`` has them.
+    """
+    return {"jobs": 1, "nodes": len(flavors), "accelerators": sum((f["accelerators"] or {"count": 0})["count"] for f in flavors)}
 
 
 def limits(project_id: str) -> dict[str, int]:

@@ -14,6 +14,19 @@ from cml_nova.compute import rest
 
 
 @dataclass(frozen=True)
+class Flavor:
+    """A Nova flavor. ``ram`` is in MiB, ``disk`` in GiB. The accelerator is what its extra specs promise; None and 0 without one."""
+
+    id: str
+    name: str
+    vcpus: int
+    ram: int
+    disk: int
+    accelerator_kind: str | None
+    accelerator_count: int
+
+
+@dataclass(frozen=True)
 class Image:
     """A Glance image. ``min_ram`` is in MiB, ``min_disk`` in GiB; the framework is None where nobody labelled the image."""
 
@@ -27,18 +40,9 @@ class Image:
     min_disk: int
     status: str
 
-
-@dataclass(frozen=True)
-class Flavor:
-    """A Nova flavor. ``ram`` is in MiB, ``disk`` in GiB. The accelerator is what its extra specs promise; None and 0 without one."""
-
-    id: str
-    name: str
-    vcpus: int
-    ram: int
-    disk: int
-    accelerator_kind: str | None
-    accelerator_count: int
+    def fits(self, flavor: Flavor) -> bool:
+        """Tell whether a server of a flavor is large enough for it."""
+        return flavor.ram >= self.min_ram and flavor.disk >= self.min_disk
 
 
 class Catalog:

@@ -99,6 +99,7 @@ _IMAGE = record({"id": {"type": "string"}, "name": {"type": "string"}}, required
 _STRING: Schema = {"type": "string"}
 _NUMBER: Schema = {"type": "integer"}
 
+_MONEY: Schema = {"type": "number"}
 COST = record({"amount": {"type": "number", "description": "Up to now, or in all."}, "currency": _STRING,
                "per_hour": {"type": "number", "description": "While it has all its nodes."}}, title="Cost")
 
@@ -143,6 +144,14 @@ PLAN = record({"plan": record({
     "nodes": array(record({"rank": _NUMBER, "role": _STRING, "index": _NUMBER, "flavor": _STRING, "tasks": array(_STRING)})),
     "totals": record({"nodes": _NUMBER, "tasks": _NUMBER, "vcpus": _NUMBER, "ram": _NUMBER, "accelerators": array(_ACCELERATORS)}),
     "limits": record({"max_nodes": _NUMBER, "max_run_time": _NUMBER, "max_wait_time": _NUMBER, "max_restarts": _NUMBER}),
+    "feasible": {"type": "boolean", "description": "Whether creating it would succeed now."},
+    "reasons": array(_STRING, description="Why it would be refused, or would have to wait."),
+    "starts": {"enum": ["now", "queued", None], "description": "Null where it would be refused."},
+    "queue_position": _NUMBER, "accelerators": _NUMBER, "cost_per_hour": nullable(_MONEY),
+    "max_cost": {**nullable(_MONEY), "description": "If it runs once for max_run_time."}, "currency": nullable(_STRING),
+    "offers": array(record({"flavor": _STRING, "available": {"type": "boolean"}, "reason": nullable(_STRING),
+                            "cost_per_hour": {**nullable(_MONEY), "description": "Of the whole job."}}),
+                    description="Other flavors with enough accelerators, the available and cheap ones first."),
 }, title="Plan")})
 
 TASK_NAME = "^[a-z][a-z0-9_]{0,31}:[0-9]{1,9}$"

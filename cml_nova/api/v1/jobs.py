@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from cml_nova import exception
 from cml_nova.api import auth, cost, jobspec, lookups, quota
+from cml_nova.api.plan import forecast
 from cml_nova.api.routing import Resource
 from cml_nova.api.schemas import jobs as schemas
 from cml_nova.api.services import services
@@ -92,7 +93,7 @@ def create(body: dict[str, Any]) -> Any:
     limits = quota.limits(job.project_id)
     try:
         with services().db.write() as session:
-            quota.check(session, job.project_id, quota.needs(draft), limits)
+            quota.check(session, job.project_id, quota.needs(draft.flavors), limits)
             db_jobs.create(session, job, nodes)
             events.add(session, job.id, "created", f"The job was created with {len(nodes)} nodes.", {"request_id": job.request_id})
             [answer] = views(session, [job])
@@ -111,7 +112,7 @@ def create(body: dict[str, Any]) -> Any:
 @RESOURCE.operation("POST", "/jobs/plan", policy="jobs:plan", body=schemas.CREATE, response=schemas.PLAN)
 def plan(body: dict[str, Any]) -> Any:
     """Say what creating this job would do, and create nothing."""
-    draft = _draft(body["job"])
+    draft, flavors = _draft(body["job"]), lookups.recalling(lambda catalog: catalog.flavors())
     spec, layout = draft.spec, draft.layout
     nodes = [
         {"rank": rank, "role": slot.role, "index": slot.index, "flavor": draft.flavor_of(rank)["name"],
@@ -123,6 +124,7 @@ def plan(body: dict[str, Any]) -> Any:
         "roles": spec["roles"], "network": spec["network"], "nodes": nodes, "totals": jobspec.totals(draft),
         "limits": {"max_nodes": services().conf.api.max_nodes,
                    **{key: spec[key] for key in ("max_run_time", "max_wait_time", "max_restarts")}},
+        **forecast(draft, body["job"].get("priority", 0), flavors),
     }}
 
 

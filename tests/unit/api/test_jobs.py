@@ -140,6 +140,8 @@ def test_plan_says_what_would_be_and_creates_nothing(api: Api) -> None:
     assert [(n["rank"], n["role"], n["flavor"]) for n in plan["nodes"]] == [(0, "worker", "gpu.large"), (1, "worker", "gpu.large")]
     assert plan["totals"] == {"nodes": 2, "tasks": 5, "vcpus": 32, "ram": 131072, "accelerators": [{"kind": "VGPU", "count": 8}]}
     assert plan["limits"]["max_nodes"] == 256
+    assert (plan["feasible"], plan["reasons"], plan["starts"], plan["queue_position"], plan["accelerators"]) == (True, [], "now", 1, 8)
+    assert (plan["cost_per_hour"], plan["max_cost"], plan["currency"]) == (None, None, None)
     assert not any(api.rows().values())
     assert api.conductor.woken == []
 
