@@ -5,7 +5,7 @@
 CML_NOVA_CONF=$CML_NOVA_CONF_DIR/cml_nova.conf
 
 function install_cml_nova {
-    setup_develop "$CML_NOVA_DIR"
+    setup_develop "$CML_NOVA_DIR" server
     pip_install PyMySQL pyuwsgi
 }
 

@@ -100,14 +100,14 @@ def prepare(extras, state_dir=None):
     Does nothing when nothing that matters has changed since the last time: the requirements, the Python, the repository's place.
     What was installed for one tool stays when another asks for less. ``venv`` may be a link to another state directory's.
 
-    :param extras: names from [project.optional-dependencies].
+    :param extras: names from [project.optional-dependencies], besides "server", which all tools need.
     :raises BootstrapError: no fit Python, or pip failed.
     """
     state_dir = Path(state_dir or default_state_dir()).resolve()
     state_dir.mkdir(parents=True, exist_ok=True)
     path = (state_dir / "venv").resolve()
     with _locked(path.with_suffix(".lock")):
-        return _prepare(set(extras), Venv(path), state_dir)
+        return _prepare({"server"} | set(extras), Venv(path), state_dir)
 
 
 def _prepare(extras, venv, state_dir):
@@ -158,7 +158,7 @@ def find_python():
 def _digest(path):
     """Hash everything that decides what is installed, and the places that an editable installation has written into it."""
     digest = hashlib.sha256()
-    for name in ("pyproject.toml", "requirements.txt", "setup.cfg"):
+    for name in ("pyproject.toml", "setup.cfg"):
         digest.update((REPOSITORY / name).read_bytes())
     digest.update(str(REPOSITORY).encode() + b"\0" + str(path).encode())
     return digest.hexdigest()

@@ -46,7 +46,7 @@ def test_tools_that_ask_for_less_or_more_do_not_install_in_turns(bootstrap: Any,
     for extras in (["cli"], ["cli", "test"], ["cli"], ["cli", "test"], ["test"]):
         bootstrap.prepare(extras, tmp_path)
     assert pip.made == [str(tmp_path / "venv")]
-    assert pip.installed == ["cli", "cli,test"]
+    assert pip.installed == ["cli,server", "cli,server,test"]
 
 
 def test_new_requirements_are_installed_for_all_tools_at_once(
@@ -55,7 +55,7 @@ def test_new_requirements_are_installed_for_all_tools_at_once(
     monkeypatch.setattr(bootstrap, "_digest", lambda path: "another")
     bootstrap.prepare(["cli"], tmp_path)
     bootstrap.prepare(["cli", "test"], tmp_path)
-    assert pip.installed == ["cli,test", "cli,test"]
+    assert pip.installed == ["cli,server,test", "cli,server,test"]
 
 
 def test_an_environment_that_was_never_finished_is_made_anew(bootstrap: Any, pip: Pip, tmp_path: Path) -> None:
