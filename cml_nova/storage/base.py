@@ -32,8 +32,13 @@ class Storage(abc.ABC):
         """Open an object for reading. :raises FileNotFoundError: there is none."""
 
     @abc.abstractmethod
+    def stat(self, key: str) -> Entry | None:
+        """Size and time of an object, or None if there is none."""
+
     def size(self, key: str) -> int | None:
         """Size in bytes, or None if there is no such object."""
+        entry = self.stat(key)
+        return None if entry is None else entry.size
 
     @abc.abstractmethod
     def write_at(self, key: str, offset: int, data: bytes) -> None:

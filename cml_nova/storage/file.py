@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -53,12 +54,13 @@ class FileStorage(Storage):
         except (IsADirectoryError, NotADirectoryError):
             raise FileNotFoundError(key) from None
 
-    def size(self, key: str) -> int | None:
+    def stat(self, key: str) -> Entry | None:
         path = self._path(key)
         try:
-            return path.stat().st_size if path.is_file() else None
-        except FileNotFoundError:
+            status = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        return Entry(key, status.st_size, status.st_mtime) if stat.S_ISREG(status.st_mode) else None
 
     def write_at(self, key: str, offset: int, data: bytes) -> None:
         path = self._path(key)

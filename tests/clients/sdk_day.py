@@ -1,17 +1,23 @@
 """A user's day with the client library, run by test_sdk.py with several versions of openstacksdk; prints OK at its end."""
 
+import contextlib
 import itertools
 import sys
 import tempfile
 from pathlib import Path
 
 import openstack
+import requests
 from openstack import exceptions
 
 from cml_nova.clients.sdk import PackingError, explain, git_state, register
 
 TRAIN = """
+import os
 print("hello", flush=True)
+os.makedirs(os.path.join(os.environ["CML_OUTPUT_DIR"], "model"))
+with open(os.path.join(os.environ["CML_OUTPUT_DIR"], "model", "weights 1.bin"), "wb") as file:
+    file.write(bytes(range(256)) * 1000)
 for value in range(3):
     print('CML_METRIC {"name": "loss", "value": %d}' % value)
 """
@@ -26,12 +32,37 @@ def refused(kind, call, *args, **kwargs):
     raise AssertionError(f"{call.__name__}{args}{kwargs} was not refused")
 
 
-def main(vendor_hook):
+@contextlib.contextmanager
+def unauthorized_after(ml, method, cloud):
+    """Let the token be one that has expired and that the service has not seen before, once a method has been called.
+
+    Gives a list of the codes that posts are answered with.
+    """
+    codes = []
+
+    def call(**query):
+        found = list(getattr(type(ml), method)(ml, **query))
+        ml.session.invalidate()
+        ml.session.get_token()
+        requests.post(f"{cloud}/faults", json={"kind": "tokens", "expire": "all"}, timeout=30).raise_for_status()
+        return found
+
+    def note(response, *args, **kwargs):
+        if "/packages" in response.request.path_url and response.request.method == "POST":
+            codes.append(response.status_code)
+
+    session = requests.Session()
+    session.hooks["response"].append(note)
+    kept, ml.session.session = ml.session.session, session
+    setattr(ml, method, call)
+    yield codes
+    delattr(ml, method)
+    ml.session.session = kept
+
+
+def main(cloud):
     conn = openstack.connect()
-    if vendor_hook:
-        assert hasattr(conn, "machine_learning")
-    else:
-        register(conn)
+    register(conn)
     ml = conn.machine_learning
     register(conn)
     assert conn.machine_learning is ml
@@ -55,7 +86,9 @@ def main(vendor_hook):
         (code / "data" / "big.bin").write_bytes(b"x" * 100000)
         assert "data/big.bin" in str(refused(PackingError, ml.upload_package, code, max_bytes=50000))
         (code / ".cmlignore").write_text("/data/\n")
-        package = ml.upload_package(code, max_bytes=50000)
+        with unauthorized_after(ml, "packages", cloud) as refusals:  # that is, when the package was sent
+            package = ml.upload_package(code, max_bytes=50000)
+        assert refusals == [401, 201], refusals
         assert ml.upload_package(code).id == package.id
         assert [found.id for found in ml.packages(sha256=package.sha256)] == [package.id]
         assert ml.get_package(package.id).name == "code"
@@ -64,6 +97,10 @@ def main(vendor_hook):
     document = {"image": "plain", "flavor": "cpu.small", "workers": 2, "command": "./run.sh"}
     error = refused(exceptions.BadRequestException, ml.create_job, name="a", wokers=2, command="true")
     assert "did you mean 'workers'" in explain(error), explain(error)
+    plan = ml.plan_job(name="a", **document)
+    assert plan.totals["nodes"] == 2 and plan.nodes[1]["tasks"] == ["worker:1"], plan
+    assert explain(refused(exceptions.BadRequestException, ml.plan_job, name="a", wokers=2, command="true")).split(" (")[0] == explain(
+        error).split(" (")[0]
     name = "a day/..?x#y"
     job = ml.create_job(name=name, source={"package": package.id}, metadata={"team": "a"}, **document)
     assert job.id and job.status in ("QUEUED", "BUILDING", "PREPARING", "RUNNING"), job
@@ -93,7 +130,14 @@ def main(vendor_hook):
     assert {series.task: [point["y"] for point in series.data] for series in ml.job_metrics(job, name="loss")} == {
         "worker:0": [0, 1, 2], "worker:1": [0, 1, 2]}
     assert ml.job_checkpoint(job) is None
-    assert list(ml.job_artifacts(job)) == []
+    artifacts = {artifact.path: artifact.size for artifact in ml.job_artifacts(job)}
+    assert artifacts == dict.fromkeys((f"output/worker-{rank}/model/weights 1.bin" for rank in range(2)), 256000)
+    with tempfile.TemporaryDirectory() as directory:
+        files = list(ml.download_artifacts(job, directory))
+        assert sorted(str(file.relative_to(Path(directory).resolve())) for file in files) == sorted(artifacts)
+        assert {file.read_bytes() for file in files} == {bytes(range(256)) * 1000}
+        refused(exceptions.ResourceNotFound, ml.download_artifact, job, "output/none", Path(directory, "x"))
+        assert not Path(directory, "x").exists()
 
     assert ml.update_job(job, name="renamed", metadata={"team": "b"}).metadata == {"team": "b"}
     assert ml.get_job(job).name == "renamed"
@@ -109,4 +153,4 @@ def main(vendor_hook):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] == ["vendor-hook"])
+    main(*sys.argv[1:])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from itertools import groupby
-from typing import Any, BinaryIO
+from typing import Any
 
 import flask
+from werkzeug.wsgi import FileWrapper
 
 from cml_nova import exception
 from cml_nova.api.routing import Resource
@@ -152,21 +152,19 @@ def artifacts(job_id: str) -> Any:
 
 @RESOURCE.operation("GET", "/jobs/<job_id>/artifacts/<path:path>", policy="jobs:get_artifacts", gives="application/octet-stream")
 def artifact(job_id: str, path: str) -> Any:
-    """Download such a file."""
+    """Download such a file, or a range of its bytes."""
     find(job_id, "jobs:get_artifacts")
     key = f"{artifact_prefix(job_id)}/{path}"
     try:
-        file = services().storage.open(key)
+        entry, file = services().storage.stat(key), services().storage.open(key)
     except (FileNotFoundError, ValueError):
-        raise exception.NotFound(f"The job has no artifact {path[:200]!r}; GET /v1/jobs/{job_id}/artifacts lists what there is.") from None
-    response = flask.Response(_pieces(file), mimetype="application/octet-stream")
-    response.content_length = services().storage.size(key) or 0
+        entry = None
+    if entry is None:
+        raise exception.NotFound(f"The job has no artifact {path[:200]!r}; GET /v1/jobs/{job_id}/artifacts lists what there is.")
+    response = flask.Response(FileWrapper(file, _PIECE), mimetype="application/octet-stream")
+    response.content_length = entry.size
+    # Another attempt may bring another file of the same name: who goes on with a download says which one it began with.
+    response.set_etag(f"{entry.size:x}-{int(entry.modified_at * 1000):x}")
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers.set("Content-Disposition", "attachment", filename=path.rpartition("/")[2])
-    return response
-
-
-def _pieces(file: BinaryIO) -> Iterator[bytes]:
-    with file:
-        while piece := file.read(_PIECE):
-            yield piece
+    return response.make_conditional(flask.request, accept_ranges=True, complete_length=entry.size)

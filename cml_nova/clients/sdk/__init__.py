@@ -15,16 +15,17 @@ from typing import Any
 
 from keystoneauth1 import adapter
 from keystoneauth1 import exceptions as ks_exceptions
-from openstack import service_description
+from openstack import exceptions, service_description
 
+from cml_nova.clients.sdk.downloads import UnsafePathError
 from cml_nova.clients.sdk.errors import ServiceNotFound, explain
 from cml_nova.clients.sdk.logs import LogLine, LogPiece
 from cml_nova.clients.sdk.packing import PackingError, git_state
 from cml_nova.clients.sdk.patience import Patience
 from cml_nova.clients.sdk.proxy import TERMINAL, Proxy
 
-__all__ = ["SERVICE", "SERVICE_TYPE", "TERMINAL", "LogLine", "LogPiece", "PackingError", "Patience", "Proxy", "ServiceNotFound", "explain",
-           "git_state", "register"]
+__all__ = ["SERVICE", "SERVICE_TYPE", "TERMINAL", "LogLine", "LogPiece", "PackingError", "Patience", "Proxy", "ServiceNotFound",
+           "UnsafePathError", "explain", "git_state", "register"]
 
 SERVICE_TYPE = "machine-learning"
 
@@ -39,11 +40,16 @@ class MachineLearning(service_description.ServiceDescription):
 
         :raises ServiceNotFound: the catalog has no such service. Some versions of openstacksdk say so here in their own words, others
             with the first request.
+        :raises ConnectFailure, HttpError: (of keystoneauth1.exceptions) it is there and does not answer. To openstacksdk that is a
+            service that does not support our version.
         """
         try:
             found = super().__get__(instance, owner)
         except ks_exceptions.EndpointNotFound:
             raise ServiceNotFound(SERVICE_TYPE, instance.config) from None
+        except exceptions.NotSupported:
+            instance.session.get(instance.endpoint_for(SERVICE_TYPE), authenticated=False)
+            raise
         if instance is not None and not isinstance(found, adapter.Adapter):
             raise ServiceNotFound(SERVICE_TYPE, instance.config)
         return found

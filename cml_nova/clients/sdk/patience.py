@@ -17,9 +17,9 @@ T = TypeVar("T")
 
 #: answers that another request may not get
 _PASSING = (429, 502, 503, 504)
+#: no answer, or one that broke off; keystoneauth has words of its own for them only while it reads the answer itself
 _AWAY = (ks_exceptions.RetriableConnectionFailure, ks_exceptions.DiscoveryFailure)
-#: an answer that broke off
-_BROKEN = (requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError)
+_BROKEN = (requests.exceptions.ConnectionError, requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError)
 #: seconds between tries, at first and at most
 _PAUSE, _LONGEST = 0.25, 2.0
 
@@ -64,4 +64,6 @@ def passing(error: Exception) -> bool:
         return error.status_code in _PASSING
     if isinstance(error, ks_exceptions.HttpError):  # Keystone's, for a new token
         return error.http_status in _PASSING
-    return isinstance(error, _AWAY) or isinstance(getattr(error, "original", None), _BROKEN)
+    if isinstance(error, requests.exceptions.SSLError):
+        return False
+    return isinstance(error, _AWAY) or isinstance(getattr(error, "original", error), _BROKEN)

@@ -7,12 +7,13 @@ import os
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from openstack import exceptions, proxy
 
-from cml_nova.clients.sdk import logs, packing
+from cml_nova.clients.sdk import downloads, logs, packing
 from cml_nova.clients.sdk.patience import Patience
 from cml_nova.clients.sdk.resources import (
     Artifact,
@@ -23,6 +24,7 @@ from cml_nova.clients.sdk.resources import (
     Job,
     Node,
     Package,
+    Plan,
     Series,
     Worker,
 )
@@ -59,6 +61,15 @@ class Proxy(proxy.Proxy):
         """
         attrs.setdefault("client_token", str(uuid.uuid4()))
         return self._create(Job, **attrs)
+
+    def plan_job(self, **attrs: Any) -> Plan:
+        """Say what ``create_job`` would do with the same keys, and create nothing.
+
+        What it would refuse is refused here, in the same words.
+        """
+        response = self.post("/jobs/plan", json={"job": attrs})
+        exceptions.raise_from_response(response)
+        return self._existing(Plan, response.json()["plan"])
 
     def get_job(self, job: str | Job) -> Job:
         """Give a job as it is now."""
@@ -159,6 +170,30 @@ class Proxy(proxy.Proxy):
     def job_artifacts(self, job: str | Job) -> Iterator[Artifact]:
         """List the files that a job brought back."""
         return self._list(Artifact, paginated=False, job_id=_id(job))
+
+    def download_artifact(self, job: str | Job, path: str, file: str | os.PathLike[str],
+                          callback: Callable[[int, int], None] | None = None, patience: Patience | None = None) -> Path:
+        """Write an artifact into a file, which appears when it is complete; an older one of the name is replaced. Gives the file.
+
+        A connection that breaks is made again, and the transfer goes on where it was.
+
+        :param path: as ``job_artifacts`` gives it.
+        :param callback: called with (bytes that are there, bytes in all).
+        :param patience: for how long the service may be away meanwhile.
+        """
+        return downloads.download(self, _id(job), path, file, patience or Patience(), callback)
+
+    def download_artifacts(self, job: str | Job, directory: str | os.PathLike[str], artifacts: Iterable[Artifact] | None = None,
+                           patience: Patience | None = None) -> Iterator[Path]:
+        """Write artifacts below a directory, each under its path; give each file when it is there.
+
+        :param artifacts: which of ``job_artifacts``; by default all.
+        :raises UnsafePathError: one would be outside of the directory; it is not written.
+        """
+        for artifact in self.job_artifacts(job) if artifacts is None else artifacts:
+            target = downloads.place(directory, artifact.path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            yield self.download_artifact(job, artifact.path, target, patience=patience)
 
     def job_log(self, job: str | Job, task: str | None = None, attempt: int | None = None, offset: int = 0, limit: int | None = None,
                 wait: int = 0) -> logs.LogPiece:

@@ -69,6 +69,19 @@ class Job(_Resource):
     links = resource.Body("links")
 
 
+class Plan(_Resource):
+    """What creating a job would do."""
+
+    framework = resource.Body("framework")
+    image = resource.Body("image")
+    roles = resource.Body("roles")
+    network = resource.Body("network")
+    #: list of {"rank", "role", "index", "flavor", "tasks"}
+    nodes = resource.Body("nodes")
+    totals = resource.Body("totals")
+    limits = resource.Body("limits")
+
+
 class _OfJob(_Resource):
     """Something that a job has."""
 

@@ -195,3 +195,19 @@ def test_artifacts(api: Api) -> None:
     assert answer.headers["Content-Length"] == "256000"
     assert answer.headers["Content-Disposition"].startswith("attachment")
     assert api.get(f"{path}/worker-0/model").status_code == 404
+
+
+def test_download_goes_on_where_it_broke_off_unless_the_file_is_another(api: Api) -> None:
+    job_id = running(api)
+    key = f"jobs/{job_id}/artifacts/output/worker-0/model"
+    url = f"/v1/{key}"
+    api.storage.put(key, [b"0123456789"])
+    etag = api.get(url).headers["ETag"]
+    part = api.request("GET", url, headers={"Range": "bytes=4-", "If-Range": etag})
+    assert (part.status_code, part.data, part.headers["Content-Range"]) == (206, b"456789", "bytes 4-9/10")
+    assert part.headers["Content-Length"] == "6"
+    assert api.request("GET", url, headers={"Range": "bytes=10-"}).status_code == 416
+    api.storage.put(key, [b"abcdefghijk"])
+    whole = api.request("GET", url, headers={"Range": "bytes=4-", "If-Range": etag})
+    assert (whole.status_code, whole.data) == (200, b"abcdefghijk")
+    assert whole.headers["ETag"] != etag
