@@ -104,5 +104,9 @@ class HostKeyRefused(RemoteError):
     """A machine answered under a node's address with another SSH host key than the one put into the node."""
 
 
+class NodeUnfit(RemoteError):
+    """A node lets us in, but is not what it has to be: the runner does not come up on it, or it lacks GPUs."""
+
+
 class NodeCommandFailed(RemoteError):
     """The runner on a node refused or failed a request; the message says which and why."""

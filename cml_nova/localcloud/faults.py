@@ -15,13 +15,16 @@ server
     Something happens to one server: ``{"kind": "server", "server": ID, "fault": F}`` with one of ``servers.SERVER_FAULTS``.
 settings
     ``{"kind": "settings", "boot_time": S, "delete_time": S, "gpus": N, "vcpus": N, "token_ttl": S, "host_status": 0 | 1,
-    "cell_down": 0 | 1}``; absent ones stay. ``host_status``: whether Nova shows everybody, and not the administrator alone, if the host of
-    a server is up. ``cell_down``: Nova can't reach the database of its servers; lists with a filter lack them, others have ids alone.
+    "cell_down": 0 | 1, "leave_ports": 0 | 1}``; absent ones stay. ``host_status``: whether Nova shows everybody, and not the administrator
+    alone, if the host of a server is up. ``cell_down``: Nova can't reach the database of its servers; lists with a filter lack them, others
+    have ids alone. ``leave_ports``: the ports of servers in ERROR stay when these are deleted.
+image
+    ``{"kind": "image", "image": NAME}``: the image is deleted; servers that are still to be booted from it go to ERROR.
 tokens
     ``{"kind": "tokens", "expire": "all"}``: no token is valid any more.
 
-``GET /faults`` shows what is armed and the settings; ``DELETE /faults`` disarms it all (settings stay), ``DELETE /faults/ID`` one of
-kind ``http``: the answer shows it with the ``count`` that is left, and is 404 if none is.
+``GET /faults`` shows what is armed and the settings; ``DELETE /faults`` disarms it all (settings stay, images are back),
+``DELETE /faults/ID`` one of kind ``http``: the answer shows it with the ``count`` that is left, and is 404 if none is.
 ``GET /requests`` counts requests by service, method and path, and says when the newest of each kind came, in seconds since 1970;
 ``DELETE /requests`` begins again.
 """
@@ -122,7 +125,7 @@ class Faults:
         :raises ApiError: 400 naming the field; 404 no such server.
         """
         kinds = {"http": self._add_http, "boot": self._add_boot, "server": self._add_server, "settings": self._set,
-                 "tokens": self._add_tokens}
+                 "image": self._add_image, "tokens": self._add_tokens}
         kind = _field(body, "kind", "", *kinds)
         return {"kind": kind, **(kinds[kind](body) or {})}
 
@@ -154,31 +157,34 @@ class Faults:
         self._cloud.settings.boot_results.extend([result] * count)
         return {"result": result, "count": count}
 
+    def _add_image(self, body: dict[str, Any]) -> dict[str, Any]:
+        _only(body, "image")
+        name = _field(body, "image", "", *(info.name for info in self._cloud.images.list()))
+        self._cloud.settings.lost_images.add(name)
+        return {"image": name}
+
     def _add_server(self, body: dict[str, Any]) -> dict[str, Any]:
         _only(body, "server", "fault")
         self._cloud.servers.inflict(str(body.get("server")), str(body.get("fault")))
         return body
 
     def _set(self, body: dict[str, Any]) -> dict[str, Any]:
-        names = ("boot_time", "delete_time", "gpus", "vcpus", "token_ttl", "host_status", "cell_down")
-        _only(body, *names)
-        settings, scheduler = self._cloud.settings, self._cloud.scheduler
-        values = {name: _number(body, name, 0, 10**9) for name in names}
-        if values["boot_time"] is not None:
-            settings.boot_time = values["boot_time"]
-        if values["delete_time"] is not None:
-            settings.delete_time = values["delete_time"]
-        if values["gpus"] is not None:
-            scheduler.gpus = int(values["gpus"])
-        if values["vcpus"] is not None:
-            scheduler.vcpus = int(values["vcpus"])
-        if values["token_ttl"] is not None:
-            self._cloud.accounts.ttl = values["token_ttl"]
-        if values["host_status"] is not None:
-            settings.host_status = bool(values["host_status"])
-        if values["cell_down"] is not None:
-            settings.cell_down = bool(values["cell_down"])
+        places = self._places()
+        _only(body, *places)
+        values = {name: _number(body, name, 0, 10**9) for name in places}
+        for name, (owner, attribute, kind) in places.items():
+            if values[name] is not None:
+                setattr(owner, attribute, kind(values[name]))
         return self.settings()
+
+    def _places(self) -> dict[str, tuple[Any, str, type]]:
+        """Tell where each setting is kept, and as what."""
+        cloud = self._cloud
+        return {
+            **{name: (cloud.settings, name, float) for name in ("boot_time", "delete_time")},
+            "gpus": (cloud.scheduler, "gpus", int), "vcpus": (cloud.scheduler, "vcpus", int), "token_ttl": (cloud.accounts, "ttl", float),
+            **{name: (cloud.settings, name, bool) for name in ("host_status", "cell_down", "leave_ports")},
+        }
 
     def _add_tokens(self, body: dict[str, Any]) -> None:
         _only(body, "expire")
@@ -187,15 +193,15 @@ class Faults:
 
     def settings(self) -> dict[str, Any]:
         """Give what a fault of kind ``settings`` can change."""
-        return {"boot_time": self._cloud.settings.boot_time, "delete_time": self._cloud.settings.delete_time,
-                "gpus": self._cloud.scheduler.gpus, "vcpus": self._cloud.scheduler.vcpus, "token_ttl": self._cloud.accounts.ttl,
-                "host_status": int(self._cloud.settings.host_status), "cell_down": int(self._cloud.settings.cell_down)}
+        places = self._places().items()
+        return {name: (int if kind is bool else kind)(getattr(owner, attribute)) for name, (owner, attribute, kind) in places}
 
     def show(self) -> dict[str, Any]:
         """Give what is armed."""
         with self._lock:
             boot = [{"kind": "boot", "result": result, "count": 1} for result in self._cloud.settings.boot_results]
-            return {"faults": [*(fault.show() for fault in self._http), *boot], "settings": self.settings()}
+            images = [{"kind": "image", "image": name} for name in sorted(self._cloud.settings.lost_images)]
+            return {"faults": [*(fault.show() for fault in self._http), *boot, *images], "settings": self.settings()}
 
     def remove(self, fault_id: int) -> dict[str, Any]:
         """Disarm a fault of kind ``http``; give it as it was.
@@ -214,6 +220,7 @@ class Faults:
         with self._lock:
             self._http.clear()
             self._cloud.settings.boot_results.clear()
+            self._cloud.settings.lost_images.clear()
 
 
 def _only(body: dict[str, Any], *names: str) -> None:

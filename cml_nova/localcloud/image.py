@@ -52,7 +52,8 @@ def show_images() -> list[Document]:
     admin = cloud().store.find("project", name="admin")
     owner = admin[0]["id"] if admin else None
     shown: list[Document] = []
-    for info in sorted(cloud().images.list(), key=lambda info: (info.created_at, info.name), reverse=True):
+    images = [info for info in cloud().images.list() if info.name not in cloud().settings.lost_images]
+    for info in sorted(images, key=lambda info: (info.created_at, info.name), reverse=True):
         image_id = str(uuid.uuid5(_NAMES, info.name))
         made = iso(info.created_at)
         shown.append({

@@ -34,6 +34,8 @@ class Settings:
     cell_down: bool = False  # the cell that has all servers does not answer the API
     host_status: bool = False  # whether everybody is shown if a server's host is up, as an operator's policy may allow
     boot_results: deque[str] = field(default_factory=deque)  # "error" or "never", for the next servers
+    leave_ports: bool = False  # of servers in ERROR, when they are deleted
+    lost_images: set[str] = field(default_factory=set)  # names of those that are not there any more
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,10 @@ class Servers:
                 server = self._store.get("server", server_id)
                 if server is None or server["task_state"] == "deleting" or server["status"] not in ("BUILD", "SHUTOFF"):
                     return
+                if server["status"] == "BUILD" and server["image"]["name"] in self.settings.lost_images:
+                    self._end_boot(server_id, fault=f"Build of instance {server_id} aborted: Image {server['image']['id']} could not be "
+                                                    "found.")
+                    return
                 user_data = base64.b64decode(server["user_data"]) if server["user_data"] else None
                 try:
                     self._hypervisor.boot(server_id, self.address(server), server["image"]["name"], user_data, server["hostname"],
@@ -218,8 +224,9 @@ class Servers:
                 server = store.get("server", server_id)
                 if server is None:
                     return
-                for port in server["port_ids"]:
-                    self._networks.remove_port(port)
+                if not (self.settings.leave_ports and server["status"] == "ERROR"):
+                    for port in server["port_ids"]:
+                        self._networks.remove_port(port)
                 store.remove("server", server_id)
                 now = self._clock()
                 # What changes-since shows for a while; tags and addresses are gone, as in Nova.

@@ -262,6 +262,8 @@ class Session(asyncssh.SSHServerSession):
             case "stop":
                 machine.stop(header["attempt"], header["tasks"])
                 return {}
+            case "gpus":
+                return {}
             case "fetch":
                 self._send({"id": number, "data": True}, _NOTHING)
                 return {}

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import paramiko
@@ -160,9 +160,10 @@ class _Carrier:
     def recv(self, size: int) -> bytes:
         return self._channel.recv(size)
 
-    def complaint(self) -> str:
+    def last_words(self) -> tuple[int | None, str]:
         self._channel.status_event.wait(1)  # what was said comes before the exit status
-        return self._channel.recv_stderr(4096).decode("utf-8", "replace") if self._channel.recv_stderr_ready() else ""
+        said = self._channel.recv_stderr(4096).decode("utf-8", "replace") if self._channel.recv_stderr_ready() else ""
+        return (self._channel.exit_status if self._channel.exit_status >= 0 else None), said
 
     def close(self) -> None:
         self._transport.close()
@@ -182,6 +183,7 @@ class Machine:
         self.options = options or Options()
         self.hello: Hello | None = None
         self.startup = 0.0
+        self._clock_difference = 0.0
         self._session: Session | None = None
         self._connecting = threading.Lock()
         self._closes = 0
@@ -195,6 +197,7 @@ class Machine:
 
         :param timeout: seconds for all of it, without the wait for a turn where many machines are logged in to.
         :raises HostKeyRefused: another key answers under this address.
+        :raises NodeUnfit: the runner can't come up on this machine; at least not yet, where it boots.
         :raises RemoteError: anything else went wrong, which may pass; its detail ``answered`` is set where an SSH server was there,
             ``refused`` where only the machine was.
         """
@@ -217,6 +220,7 @@ class Machine:
                            "sample_interval": self.options.sample_interval, "power_off_after": self.options.power_off_after}
                 self.hello = session.open(self.root, self.options.generation, options, max(0.1, deadline_left(deadline)))
                 self.startup = time.monotonic() - logged_in
+                self._clock_difference = time.time() - self.hello.now
             except (paramiko.SSHException, OSError, EOFError) as error:
                 transport.close()
                 raise exception.RemoteError(f"{self.access.address}: the runner can't be started: {_say(error)}.") from error
@@ -278,6 +282,10 @@ class Machine:
         result = self._use().request("ports", timeout=self.options.reply_timeout, count=count)
         return protocol.parse_ports(result.get("ports"), count)
 
+    def gpus(self) -> int | None:
+        """Tell how many GPUs the driver shows; None where the machine has no nvidia-smi."""
+        return protocol.parse_count(next(self._stream("gpus"), b""))
+
     def start(self, spec: ProcessSpec) -> None:
         """Start a process that outlives the connection. A second start of the same (attempt, task) does nothing.
 
@@ -291,7 +299,15 @@ class Machine:
         result = self._use().request("processes", timeout=self.options.reply_timeout).get("processes")
         if not isinstance(result, list):
             raise exception.RemoteError(f"{self.access.address}: the node gave no list of processes.")
-        return [protocol.parse_state(item) for item in result]
+        return [self._state(item) for item in result]
+
+    def _state(self, document: Any) -> ProcessState:
+        """Read a process's state; its times by our clock, whatever the node's says, and never in the future."""
+        def ours(at: float | None) -> float | None:
+            return None if at is None else min(time.time(), max(0.0, at + self._clock_difference))
+
+        state = protocol.parse_state(document)
+        return replace(state, started_at=ours(state.started_at), ended_at=ours(state.ended_at))
 
     def follow(self, offsets: Mapping[tuple[int, str], int], on_log: OnLog, on_state: OnState, stop: Leave,
                on_sample: OnSample | None = None, on_idle: OnIdle | None = None, idle_interval: float = 0) -> None:
@@ -321,7 +337,7 @@ class Machine:
                     if "log" in header:
                         self._deliver(header, body, expected, on_log)
                     elif "state" in header:
-                        on_state(protocol.parse_state(header["state"]))
+                        on_state(self._state(header["state"]))
                     elif "sample" in header and on_sample:
                         on_sample(protocol.parse_sample(header["sample"]))
                     elif "idle" in header and on_idle:

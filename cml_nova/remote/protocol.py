@@ -50,7 +50,7 @@ class ProcessState:
 
     :ivar state: RUNNING, EXITED (by itself), STOPPED (by us) or LOST (killed supervisor, or the machine was restarted: how it
         ended is unknown; ``reason`` says more).
-    :ivar started_at: seconds since 1970 by the node's clock; ``ended_at`` alike.
+    :ivar started_at: seconds since 1970, by the node's clock as it comes, by ours as ``Machine`` gives it; ``ended_at`` alike.
     :ivar oom: whether the kernel killed it, or a part of it, for want of memory; None where that can't be told.
     :ivar log_size: bytes of log so far.
     :ivar stopped_by: for STOPPED, TERM, ABRT (it hung) or KILL.
@@ -206,16 +206,31 @@ def encode(header: Mapping[str, Any], body: bytes = b"") -> bytes:
     return _LENGTHS.pack(len(head), len(body)) + head + body
 
 
+def parse_count(text: bytes) -> int | None:
+    """Read how many there are of something; None where the node can't tell.
+
+    :raises RemoteError: it is no number.
+    """
+    if not text:
+        return None
+    if len(text) > 9 or not text.isdigit():
+        raise exception.RemoteError("The node sent a number that is none.")
+    return int(text)
+
+
 class FrameReader:
-    """Cuts a byte stream into frames; what comes before the runner's first word is kept as noise for error messages."""
+    """Cuts a byte stream into frames; what comes before the runner's first word is kept as noise for error messages.
+
+    :ivar begun: that word has come.
+    """
 
     def __init__(self) -> None:
         self._buffer = bytearray()
-        self._begun = False
+        self.begun = False
 
     @property
     def noise(self) -> str:
-        return "" if self._begun else self._buffer.decode("utf-8", "replace")
+        return "" if self.begun else self._buffer.decode("utf-8", "replace")
 
     def feed(self, data: bytes) -> Iterator[tuple[dict[str, Any], bytes]]:
         """Take bytes in, give the frames that are complete.
@@ -223,7 +238,7 @@ class FrameReader:
         :raises RemoteError: a frame is too large or malformed, or the runner's first word does not come.
         """
         self._buffer += data
-        if not self._begun and not self._find_begin():
+        if not self.begun and not self._find_begin():
             return
         while len(self._buffer) >= _LENGTHS.size:
             head, body = _LENGTHS.unpack_from(self._buffer)
@@ -244,7 +259,7 @@ class FrameReader:
                 raise exception.RemoteError("The node answered with something else than the runner's frames.")
             return False
         del self._buffer[:place + len(runner.MAGIC)]
-        self._begun = True
+        self.begun = True
         return True
 
     @staticmethod

@@ -43,9 +43,11 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 RESERVE, LOG_RESERVE = 4096, 1 << 16  # bytes put by for a state and for the last lines of a log
 MOST_PROCESSES, MOST_THREADS = 64, 16  # that a look at where processes stand goes into
 #: what a session may ask whose worker has lost the job, because it changes nothing
-LOOKING = ("hello", "processes", "follow", "fetch")
+LOOKING = ("hello", "processes", "follow", "fetch", "gpus")
 #: seconds that a file which is open for writing must have rested, and that a snapshot waits for that
 SETTLE, SETTLE_LIMIT = 1.0, 10.0
+GPU_TOOL = "nvidia-smi"
+GPU_PATIENCE = 30  # seconds, until what it has listed by then is taken for all: where a GPU is broken, it may hang
 
 
 class Refused(Exception):
@@ -1248,6 +1250,22 @@ def memory() -> tuple:
     return total - found.get("MemAvailable", total), total
 
 
+def has_gpu_tool() -> bool:
+    return any(os.access(os.path.join(part, GPU_TOOL), os.X_OK) for part in os.environ.get("PATH", "").split(":"))
+
+
+def count_gpus(sink: int) -> None:
+    """Write how many GPUs the driver shows; nothing where there is no tool that asks it. Runs in a child of the session."""
+    if not has_gpu_tool():
+        return
+    import subprocess
+    try:
+        text = subprocess.run([GPU_TOOL, "-L"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=GPU_PATIENCE).stdout
+    except subprocess.TimeoutExpired as expired:
+        text = expired.stdout or b""
+    write_all(sink, b"%d" % sum(line.startswith(b"GPU ") for line in text.splitlines()))
+
+
 def gpu_rows(text: str) -> list:
     """Read nvidia-smi's table: utilisation in percent, memory in bytes; a field that a GPU does not have is None."""
     def number(word: str) -> "float | None":
@@ -1635,15 +1653,16 @@ class Session:
         if first:
             self.cpu = cpu_times()
             return
-        path, tool = self.root, "nvidia-smi"
-        if any(os.access(os.path.join(part, tool), os.X_OK) for part in os.environ.get("PATH", "").split(":")):
+        path = self.root
+        if has_gpu_tool():
             path = os.path.join(path, ".gpu")
 
             def work(_: int) -> None:
                 fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
                 os.dup2(fd, 1)
                 signal.alarm(8)
-                os.execvp(tool, [tool, "--query-gpu=index,utilization.gpu,memory.used,memory.total", "--format=csv,noheader,nounits"])
+                os.execvp(GPU_TOOL, [GPU_TOOL, "--query-gpu=index,utilization.gpu,memory.used,memory.total",
+                                     "--format=csv,noheader,nounits"])
 
             self.smi = Child(work, sends=True)
         else:
@@ -1738,6 +1757,9 @@ class Session:
                 self.ports[port] = held
                 return port
         raise Refused("there is no free port")
+
+    def do_gpus(self, number: int, header: dict, body: bytes) -> None:
+        self.streams[number] = Fetch(self, number, header["window"], count_gpus)
 
     def do_start(self, number: int, header: dict, body: bytes) -> None:
         spec = from_json(body.decode())

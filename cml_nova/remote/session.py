@@ -41,12 +41,15 @@ Frame = tuple[dict[str, Any], bytes]
 
 
 class Pipe(Protocol):
-    """What the session needs of its carrier. ``recv`` gives b"" at the end and raises TimeoutError after ``dead_after``."""
+    """What the session needs of its carrier. ``recv`` gives b"" at the end and raises TimeoutError after ``dead_after``.
+
+    ``last_words`` gives, at the end, the exit code of what was at the other one, None where only the path ended, and what it complained of.
+    """
 
     def sendall(self, data: bytes) -> None: ...
     def recv(self, size: int) -> bytes: ...
     def close(self) -> None: ...
-    def complaint(self) -> str: ...
+    def last_words(self) -> tuple[int | None, str]: ...
 
 
 class Exchange:
@@ -81,6 +84,7 @@ class Session:
         """Send the runner over and wait for its greeting.
 
         :param generation: in which the job is held; see ``machine.Options``.
+        :raises NodeUnfit: it can't come up, by its exit code; says what came instead.
         :raises RemoteError: it did not come up in ``timeout`` seconds; says what came instead.
         """
         threading.Thread(target=self._read, name=f"ssh-{self._label}", daemon=True).start()
@@ -203,8 +207,7 @@ class Session:
             while self._failure is None:
                 data = self._pipe.recv(1 << 18)
                 if not data:
-                    said = (reader.noise + self._pipe.complaint()).strip()[-500:]
-                    raise exception.RemoteError(f"{self._label}: the runner has ended{': ' + said if said else '.'}")
+                    raise self._end(reader)
                 for header, body in reader.feed(data):
                     self._dispatch(header, body)
         except TimeoutError:
@@ -213,6 +216,15 @@ class Session:
             self._fail(error)
         except (OSError, EOFError) as error:
             self._fail(exception.RemoteError(f"{self._label}: receiving failed: {str(error) or type(error).__name__}."))
+
+    def _end(self, reader: protocol.FrameReader) -> exception.RemoteError:
+        code, complaint = self._pipe.last_words()
+        said = (reader.noise + complaint).strip()[-500:]
+        words = f": {said}" if said else "."
+        if code is None or reader.begun:
+            return exception.RemoteError(f"{self._label}: the runner has ended{words}")
+        return exception.NodeUnfit(f"{self._label}: the runner, which needs python3 of version 3.6 or newer, did not come up, and ended "
+                                   f"with exit code {code}{words}")
 
     def _dispatch(self, header: dict[str, Any], body: bytes) -> None:
         number = header.get("id")

@@ -24,6 +24,8 @@ T = TypeVar("T")
 _PAUSE_MIN, _PAUSE_MAX = 0.1, 0.5
 #: most seconds of such a pause after a machine has answered, but let nobody in
 _PAUSE_BUSY = 3.0
+#: seconds between looks for GPUs that are missing
+_PAUSE_GPUS = 1.0
 #: bytes read of a package at a time
 _PIECE = 1024 * 1024
 #: how much longer than the first one, at most, a try to connect may take
@@ -50,7 +52,8 @@ class Crew:
     def expect(self, rank: int, address: str) -> Future[Machine]:
         """Start to connect to a node whose address is known now, and bring it the code; no node waits for a slower one.
 
-        The same again is the same connection, for as long as it stands. A node that refuses the code makes it a NodeCommandFailed.
+        The same again is the same connection, for as long as it stands. A node that refuses the code makes it a NodeCommandFailed, one
+        that has fewer GPUs than its flavor promises a NodeUnfit.
         """
         with self._lock:
             known = self._coming.get(rank)
@@ -61,12 +64,27 @@ class Crew:
     def _welcome(self, rank: int, address: str) -> Machine:
         machine = self.connect(rank, address)
         _bring_code(self._work, machine)
+        self._check_gpus(rank, machine)
         return machine
+
+    def _check_gpus(self, rank: int, machine: Machine) -> None:
+        """See that a node has its GPUs; it may be a while until its driver is loaded."""
+        flavor = self._work.job.spec["roles"][self._work.job.layout.nodes[rank].role]["flavor"]
+        promised = flavor["accelerators"]["count"] if flavor["accelerators"] else 0
+        deadline = time.monotonic() + self._work.conf.remote.unreachable_after
+        while promised and not self._closed.is_set():
+            found = machine.gpus()
+            if found is None or found >= promised:
+                return
+            if time.monotonic() > deadline:
+                raise exception.NodeUnfit(f"its driver shows {found} GPUs, and the flavor {flavor['name']} promises {promised}.")
+            self._closed.wait(_PAUSE_GPUS)
 
     def connect(self, rank: int, address: str) -> Machine:
         """Give the connection to a node, making it for as long as it takes.
 
         :raises HostKeyRefused: for too long, something else answered under the address.
+        :raises NodeUnfit: for too long, the runner did not come up; NodeCommandFailed: it did, and refused us.
         :raises RemoteError: the crew was closed, or the node replaced or dropped meanwhile.
         """
         machine = self._machine(rank, address)
@@ -80,7 +98,7 @@ class Crew:
                     LOG.debug("Job %s: node %d at %s is connected; its runner was up %.2f s after the login",
                               self._work.job.id, rank, address, machine.startup)
                 return machine
-            except exception.HostKeyRefused:
+            except (exception.HostKeyRefused, exception.NodeUnfit, exception.NodeCommandFailed):
                 refused_since = refused_since or time.monotonic()
                 if time.monotonic() - refused_since > self._work.conf.remote.unreachable_after:
                     raise

@@ -76,8 +76,11 @@ def delete_servers(work: Work, ranks: Iterable[int]) -> None:
     work.tools.fleet.delete([work.job.nodes[rank]["server_id"] for rank in ranks])
 
 
-def replace(work: Work, crew: Crew, lost: Mapping[int, str]) -> None:
-    """Report, where no attempt is under way, that lost nodes are replaced for the next one, or that there were too many losses."""
+def replace(work: Work, crew: Crew, lost: Mapping[int, str], **runtime: Any) -> None:
+    """Report, where no attempt is under way, that lost nodes are replaced for the next one, or that there were too many losses.
+
+    :param runtime: what changes in the job's ``runtime``.
+    """
     for rank in lost:
         crew.drop(rank)
     why = reason(work, lost)
@@ -88,4 +91,4 @@ def replace(work: Work, crew: Crew, lost: Mapping[int, str]) -> None:
                            events=[event])
     delete_servers(work, lost)
     work.report(**{**again, "events": [event, *again["events"]]}, cause=Cause.INFRA_LOST, nodes=rows(lost),
-                runtime={**work.job.runtime, "trained": False})
+                runtime={**work.job.runtime, **runtime, "trained": False})

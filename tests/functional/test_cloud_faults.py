@@ -281,11 +281,26 @@ def test_cell_that_does_not_answer_is_no_loss(client: Client, cloud: LocalCloud,
 
 
 @pytest.mark.fault("image-gone")
-def test_image_that_vanished_fails_the_job_in_the_clouds_words(client: Client, cloud: LocalCloud) -> None:
-    cloud.fault("http", service="compute", method="POST", path="^/servers$", status=400, count=1)
-    job = client.finish(client.submit(document(), {"train.py": ""}))
+def test_image_that_vanished_before_servers_are_asked_for_fails_the_job_in_the_clouds_words(client: Client, cloud: LocalCloud) -> None:
+    cloud.fault("settings", gpus=0)
+    job_id = client.submit(document(flavor="gpu.small"), {"train.py": ""})
+    client.wait(job_id, lambda job: (job["status"], job["cause"]) == ("QUEUED", "NO_CAPACITY"))
+    cloud.fault("image", image="plain")
+    job = client.finish(job_id)
     assert (job["status"], job["cause"]) == ("FAILED", "CONFIG")
-    assert "made this request fail" in job["status_reason"]
+    assert "Can not find requested image" in job["status_reason"]
+
+
+@pytest.mark.fault("image-gone")
+def test_image_that_vanishes_while_servers_boot_from_it_fails_the_job_in_the_clouds_words(client: Client, cloud: LocalCloud) -> None:
+    cloud.fault("settings", boot_time=2)
+    job_id = client.submit(document(), {"train.py": ""})
+    until(lambda: len(cloud.servers(job_id)) == 2, 20, "two servers that boot")
+    cloud.fault("image", image="plain")
+    job = client.finish(job_id)
+    assert (job["status"], job["cause"]) == ("FAILED", "CONFIG")
+    assert "Can not find requested image" in job["status_reason"]
+    assert any(event["kind"] == "capacity" and "could not be found" in event["message"] for event in client.events(job_id))
 
 
 @pytest.mark.fault("stuck-deleting")
@@ -299,14 +314,13 @@ def test_server_that_stays_although_its_deletion_was_accepted_is_told(client: Cl
 
 
 @pytest.mark.fault("ports-left")
-def test_port_that_was_left_behind_goes_with_the_job(client: Client, cloud: LocalCloud, gate: Gate) -> None:
-    job_id = client.submit(document(workers=1, env=gate.env), gate.files(WAIT))
-    gate.expect(1)
-    [network] = [one["id"] for one in cloud.get("/network/v2.0/networks")["networks"] if one["name"] == "local-net"]
-    groups = cloud.get("/network/v2.0/security-groups")["security_groups"]
-    [group] = [one["id"] for one in groups if job_id in one["name"] + one["description"]]
-    left = {"port": {"network_id": network, "security_groups": [group], "name": "left"}}
-    assert cloud.request("POST", "/network/v2.0/ports", left, cloud="local-service").status_code == 201
+def test_port_that_a_server_which_failed_has_left_behind_goes_with_the_job(client: Client, cloud: LocalCloud, gate: Gate) -> None:
+    cloud.fault("settings", leave_ports=1)
+    cloud.fault("boot", result="error", count=1)
+    job_id = client.submit(document(env=gate.env), gate.files(WAIT))
+    gate.expect(2)
+    living = {server["id"] for server in cloud.servers(job_id)}
+    [left] = [port for port in cloud.get("/network/v2.0/ports")["ports"] if port["device_id"] not in living]
     gate.open()
     client.succeed(job_id)
-    assert cloud.leftovers() == []
+    assert left["id"] not in cloud.inventory().ports

@@ -40,6 +40,16 @@ def test_first_node_is_lost_and_the_others_meet_at_its_new_address(client: Clien
         assert client.log(job_id, task, attempt=2).splitlines()[0] == f"master {now[0]['address']}"
 
 
+@pytest.mark.fault("many-nodes")
+def test_a_hundred_nodes_at_once(client: Client) -> None:
+    command = "simulate --seconds 1 --lines-per-minute 60"
+    job_id = client.submit(document(image="simulated", workers=100, command=command))
+    assert client.succeed(job_id)["attempt"] == 1
+    nodes = client.nodes(job_id)
+    assert [task["exit_code"] for node in nodes for task in node["tasks"]] == [0] * 100
+    assert all(client.log(job_id, f"worker:{rank}").startswith("simulated line 00000000000\n") for rank in range(100))
+
+
 @pytest.mark.fault("guest-shutdown")
 def test_a_guest_that_shuts_itself_down_is_replaced(client: Client, gate: Gate) -> None:
     job_id = client.submit(document(env=gate.env), gate.files(SHUTDOWN))

@@ -118,6 +118,7 @@ def test_uploads_are_taken_and_dropped_and_directories_are_empty(machine: Machin
     machine.write("hostfile", b"10.0.0.1\n")
     machine.upload("code", None, iter([bytes(1024)]))
     assert len(set(machine.free_ports(5))) == 5
+    assert machine.gpus() is None
     assert b"".join(machine.fetch("output")).strip(b"\0") == b""
 
 

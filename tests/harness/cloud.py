@@ -57,7 +57,8 @@ class LocalCloud(Cloud):
         directory.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self._defaults = {"boot_time": boot_time, "delete_time": 0.0, "gpus": gpus, "host_status": 0, "cell_down": 0}
+        self._defaults = {"boot_time": boot_time, "delete_time": 0.0, "gpus": gpus, "host_status": 0, "cell_down": 0,
+                          "leave_ports": 0}
         command = ["cml-nova-localcloud", "serve", "--state-dir", str(directory), "--host", "127.0.0.1", "--port", str(self.port),
                    "--network", f"127.{random.randrange(65, 255)}.0.0/16", "--gpus", str(gpus), "--boot-time", str(boot_time),
                    "--delete-time", "0", *args]

@@ -50,6 +50,8 @@ MATRIX: dict[str, tuple[Row, ...]] = {
         Row("vm-crashed", "a server loses its power (its host dies)", "SHUTOFF is recognised; as above"),
         Row("host-down", "a compute host vanishes; the cloud calls its servers ACTIVE",
             "borne while nothing is known of the host; replaced as soon as Nova shows it down, or after unreachable_timeout"),
+        Row("gpu-missing", "a node has fewer GPUs than its flavor promises",
+            "replaced before anything is started on it; FAILED with both numbers if its replacement is no better"),
         Row("guest-killed", "the guest's process dies on its host", "Nova says SHUTOFF; as above"),
     ),
     "The cloud refuses, fails, or says nothing": (
@@ -67,10 +69,10 @@ MATRIX: dict[str, tuple[Row, ...]] = {
         Row("keystone-down", "Keystone is away in mid-job, and all tokens end", "the training goes on; what needs the cloud waits for it"),
         Row("rate-limited", "requests are answered 429 with Retry-After", "all wait as long as they are told to"),
         Row("cell-down", "a cell does not answer: lists by tag lack its servers", "the training goes on; nothing is replaced"),
-        Row("image-gone", "the image vanishes before servers are asked for", "FAILED at once with the cloud's words"),
+        Row("image-gone", "the image vanishes before servers are asked for, or while they boot", "FAILED with the cloud's words"),
         Row("quota-race", "jobs start at once, and the quota is for one", "one runs, the other waits with cause QUOTA and runs then"),
         Row("stuck-deleting", "a deletion is accepted, and the server stays", "CLEANING with an event leak-suspect, until it is gone"),
-        Row("ports-left", "a port of the job is left behind", "deleted with it"),
+        Row("ports-left", "servers that failed to boot are deleted, and their ports stay", "they go with the job"),
         Row("token-expired", "all tokens end in mid-job", "new ones are got; the training goes on"),
         Row("delete-503-before", "deletions are refused for a while", "tried until they are done; CLEANING until then"),
         Row("delete-503-after", "the answer to a deletion is lost", "gone is gone"),
@@ -86,6 +88,7 @@ MATRIX: dict[str, tuple[Row, ...]] = {
         Row("ip-reused", "another machine has the address of one that is gone", "it is never trusted: it has another host key"),
         Row("many-nodes", "many nodes boot at once", "connected to side by side, within a limit"),
         Row("mitm", "another host key answers under a node's address", "nothing is said to it; a security event; the node is replaced"),
+        Row("guest-clock", "the clocks of nodes are hours off", "logs, checkpoints, signs of life and times shown are as with right ones"),
         Row("node-frozen", "a machine freezes and goes on", "given up in time, found again; nothing is started twice"),
     ),
     "The service itself": (
@@ -101,6 +104,8 @@ MATRIX: dict[str, tuple[Row, ...]] = {
         Row("database-away", "the database is away for two lease times", "as above; the API answers 503 with Retry-After"),
         Row("deadlock", "the database gives a transaction up in a deadlock", "it runs again"),
         Row("worker-killed-in-outage", "a worker dies while the bus is away", "taken over one lease time after the bus is back"),
+        Row("power-off-unwatched", "no worker lives for so long that nodes whose processes have ended switch themselves off",
+            "SHUTOFF is recognised; replaced, the next attempt"),
         Row("stopped-in-outage", "daemons are stopped while the bus or the cloud does not answer", "they end in time; the jobs go on"),
         Row("rolling-restart", "all daemons are started anew in turn while jobs run", "no job notices"),
         Row("clocks-differ", "the clocks of two workers are two hours apart", "one goes on with what the other has left"),
@@ -151,7 +156,7 @@ MATRIX: dict[str, tuple[Row, ...]] = {
         Row("cancel-service-dead", "cancel while no worker lives", "CANCELLED when one does"),
         Row("delete-live", "a live job is deleted", "cancelled, cleaned up and forgotten"),
         Row("double-submit", "the same request is sent twice (client_token), or again while the first is under way", "one job"),
-        Row("image-without-python", "the image has no Python", "said in words at the first connection"),
+        Row("image-without-python", "the image has no Python", "said in words at the first connection; FAILED if a second machine says so"),
     ),
 }
 

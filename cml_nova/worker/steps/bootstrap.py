@@ -34,11 +34,12 @@ class _NotReady(Exception):
 
 
 class _Lost(Exception):
-    """Nodes are lost; the argument says which, and why."""
+    """Nodes are lost; the arguments say which, and why, and what is to be kept of it in the job's ``runtime``."""
 
-    def __init__(self, nodes: dict[int, str]) -> None:
+    def __init__(self, nodes: dict[int, str], **runtime: Any) -> None:
         super().__init__(nodes)
         self.nodes = nodes
+        self.runtime = runtime
 
 
 def run(work: Work, crew: Crew) -> None:
@@ -47,7 +48,7 @@ def run(work: Work, crew: Crew) -> None:
         with work.tools.watch.watch(work.job.id, wake=work.lease.wake):
             _prepare(work, crew)
     except _Lost as lost:
-        losses.replace(work, crew, lost.nodes)
+        losses.replace(work, crew, lost.nodes, **lost.runtime)
     except _NotReady as problem:
         if work.ended_early():
             return work.report(phase=Phase.TEARDOWN)
@@ -88,10 +89,11 @@ def _await(work: Work, connecting: Future[Machine], node: dict[str, Any], began:
                     # It did answer once, so it is the machine that has failed, and not the image or the network.
                     raise _Lost({node["rank"]: f"it has not answered by SSH for {limit} s"}) from None
                 raise _NotReady(Cause.INFRA_LOST, f"{_name(node)} did not answer by SSH within {limit} s.") from None
-        except (exception.HostKeyRefused, exception.NodeCommandFailed) as error:
-            if isinstance(error, exception.HostKeyRefused) and (work.job.attempt or not work.job.infra_restarts):
-                # Another machine has the address. Where its replacement is refused, too, the image may not take the key we give it.
-                raise _Lost({node["rank"]: error.message}) from error
+        except (exception.HostKeyRefused, exception.NodeUnfit, exception.NodeCommandFailed) as error:
+            replaced = work.job.runtime.get("unfit", [])
+            if not isinstance(error, exception.NodeCommandFailed) and (work.job.attempt or node["rank"] not in replaced):
+                # Another machine has the address, or this one is broken. Where its replacement is no better, it may be for the image.
+                raise _Lost({node["rank"]: error.message}, unfit=[*replaced, node["rank"]]) from error
             raise _NotReady(Cause.PLATFORM, f"{_name(node)}: {error.message}") from error
 
 

@@ -103,6 +103,7 @@ class Pipe:
         self.incoming: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self.sent = bytearray()
         self.answers = [runner.MAGIC + frame({"id": 1, "result": HELLO})]
+        self.exit_code: int | None = None
 
     def sendall(self, data: bytes) -> None:
         self.sent += data
@@ -118,8 +119,8 @@ class Pipe:
     def close(self) -> None:
         self.incoming.put(b"")
 
-    def complaint(self) -> str:
-        return "Killed"
+    def last_words(self) -> tuple[int | None, str]:
+        return self.exit_code, "Killed"
 
 
 @pytest.fixture
@@ -132,6 +133,31 @@ def session(pipe: Pipe) -> Session:
     session = Session(pipe, "10.0.0.1", 30)
     session.open("r", 0, {}, 5)
     return session
+
+
+@pytest.mark.parametrize(("greeting", "exit_code", "unfit"), [
+    (b"Welcome", 127, True), (b"Welcome", None, False), (runner.MAGIC, 1, False),
+])
+def test_a_runner_that_ends_before_its_first_word_makes_a_machine_unfit(pipe: Pipe, greeting: bytes, exit_code: int | None,
+                                                                       unfit: bool) -> None:
+    """Unless it was the path that ended."""
+    pipe.answers, pipe.exit_code = [], exit_code
+    for data in (greeting, b""):
+        pipe.incoming.put(data)
+    with pytest.raises(exception.RemoteError, match="Killed") as caught:
+        Session(pipe, "10.0.0.1", 30).open("r", 0, {}, 5)
+    assert isinstance(caught.value, exception.NodeUnfit) == unfit
+
+
+@pytest.mark.parametrize(("text", "count"), [(b"", None), (b"0", 0), (b"16", 16)])
+def test_counts(text: bytes, count: int | None) -> None:
+    assert protocol.parse_count(text) == count
+
+
+@pytest.mark.parametrize("text", [b"-1", b"1.5", b"4\n", b"9" * 10, "\u0664".encode(), b" 4"])
+def test_bad_counts(text: bytes) -> None:
+    with pytest.raises(exception.RemoteError, match="number"):
+        protocol.parse_count(text)
 
 
 def test_an_error_and_a_result_reach_who_asked(session: Session, pipe: Pipe) -> None:
