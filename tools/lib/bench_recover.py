@@ -2,8 +2,9 @@
 and a MariaDB of their own, on the local cloud, with jobs of simulated guests (see cml_nova/localcloud/simulated.py).
 
 worker   a worker is killed: from then until the logs of its jobs go on, in the hands of the other one
-node     a server is shown as dead by the cloud: from then until every process of the new attempt has logged its first line; servers
-         boot in a tenth of a second here. A job's first loss: after later ones, restarts pause
+node     a server is shown as dead by the cloud: from then until the job's event calls the node lost, which it does when what runs on the
+         others has been stopped, and until every process of the new attempt has logged its first line; servers boot in a tenth of a
+         second here. A job's first loss: after later ones, restarts pause
 cancel   a job is cancelled: from the request until the last delete of a server has come to the cloud
 
 Prints one JSON object a line as tools/lib/bench.py does. Runs inside the virtual environment that tools/bench has prepared.
@@ -98,17 +99,20 @@ def alive(running: Stack) -> Sequence[Any]:
 
 def node_death(running: Stack, samples: int, nodes: int) -> None:
     """Kill a server of a job, over and over."""
-    times: list[float] = []
+    noticed, times = list[float](), list[float]()
     for number in range(samples):
         job_id = job(running, nodes)
         node = running.client.nodes(job_id)[number % nodes]
         running.cloud.fault("server", server=node["server_id"], fault="crash")
-        began = time.monotonic()
+        began, crashed = time.monotonic(), time.time()
         await_lines(running, job_id, nodes, 2)
         times.append(time.monotonic() - began)
-        say(f"recover node: nodes={nodes}: a new attempt runs after {times[-1]:.2f} s")
+        [event] = running.query("SELECT MIN(at) AS at FROM events WHERE job_id = :id AND message LIKE 'Lost node%'", id=job_id)
+        noticed.append(event.at - crashed)
+        say(f"recover node: nodes={nodes}: the node is called lost after {noticed[-1]:.2f} s, a new attempt runs after {times[-1]:.2f} s")
         running.client.cancel(job_id)
         running.client.finish(job_id)
+    report("node", f"nodes={nodes}", "loss_noticed", noticed, 10)
     report("node", f"nodes={nodes}", "new_attempt_runs", times, 15)
 
 
@@ -130,7 +134,7 @@ def cancel(running: Stack, samples: int, nodes: int) -> None:
 def report(kind: str, case: str, metric: str, times: Sequence[float], aim: float) -> None:
     result("recover", f"{kind} {case}", f"{metric}_p50", median(times), "s", times)
     result("recover", f"{kind} {case}", f"{metric}_max", max(times), "s", times)
-    say(f"recover {kind} {case}: p50 {median(times):.2f} s, max {max(times):.2f} s; the aim of {aim:g} s is "
+    say(f"recover {kind} {case} {metric}: p50 {median(times):.2f} s, max {max(times):.2f} s; the aim of {aim:g} s is "
         f"{'met' if max(times) <= aim else 'MISSED'}")
 
 
