@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
 import sysconfig
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,42 +75,62 @@ class Openstack:
 
 
 class Running:
-    """A command that has not ended yet."""
+    """A command that has not ended yet. What it says is read as it comes."""
 
     def __init__(self, command: list[str], env: Mapping[str, str], stderr: int | IO[bytes]) -> None:
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, text=True, env=dict(env))
+        self._out, self._err = _Reader(self.process.stdout), _Reader(self.process.stderr)
 
     def line(self) -> str:
         """Wait for a line of the standard output, and give it without its end."""
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().rstrip("\n")
+        return self._out.line()
 
     def error_line(self) -> str:
         """Wait for a line of the standard error, and give it without its end."""
-        assert self.process.stderr is not None
-        return self.process.stderr.readline().rstrip("\n")
+        return self._err.line()
 
     def interrupt(self) -> None:
         """Press Ctrl-C."""
         self.process.send_signal(signal.SIGINT)
 
     def end(self, timeout: float = 60) -> Done:
-        """Wait for its end."""
+        """Wait for its end; give what it has said that was not given yet."""
         try:
-            out, err = self.process.communicate(timeout=timeout)
+            self.process.wait(timeout)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            out, err = self.process.communicate()
-            raise AssertionError(f"not over after {timeout} s: {out}\n{err}") from None
-        return Done(self.process.returncode, out, err or "")
+            raise AssertionError(f"not over after {timeout} s: {self._out.rest()}\n{self._err.rest()}") from None
+        return Done(self.process.returncode, self._out.rest(), self._err.rest())
 
     def __enter__(self) -> Running:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.communicate()
+        self.process.kill()
+        self.process.wait()
+
+
+class _Reader:
+    """Reads lines of a pipe, so that it never fills up."""
+
+    def __init__(self, pipe: IO[str] | None) -> None:
+        self._lines: queue.Queue[str] = queue.Queue()
+        self._thread = threading.Thread(target=self._read, args=(pipe,), daemon=True)
+        self._thread.start()
+
+    def _read(self, pipe: IO[str] | None) -> None:
+        if pipe is not None:
+            with pipe:
+                for line in pipe:
+                    self._lines.put(line)
+
+    def line(self) -> str:
+        """:raises queue.Empty: none has come for a minute."""
+        return self._lines.get(timeout=60).rstrip("\n")
+
+    def rest(self) -> str:
+        self._thread.join(60)
+        return "".join(self._lines.get_nowait() for _ in range(self._lines.qsize()))
 
 
 def ceiling(clouds: Path, cloud: str) -> Openstack:

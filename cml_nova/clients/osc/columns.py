@@ -56,6 +56,23 @@ class Roles(columns.FormattableColumn):
         return "\n".join(f"{name}: {role['count']} x {role['flavor']['name']}" for name, role in (self._value or {}).items())
 
 
+class Count(columns.FormattableColumn):
+    """A list of which people want to know the length."""
+
+    def human_readable(self) -> str:
+        return str(len(self._value))
+
+
+class Offers(columns.FormattableColumn):
+    """Flavors that would do, with what the whole job would cost an hour, or why one is not available."""
+
+    def human_readable(self) -> str:
+        return "\n".join(
+            f"{offer['flavor']}: {'available' if offer['available'] else offer['reason']}"
+            + ("" if offer["cost_per_hour"] is None else f", {offer['cost_per_hour']:.2f} an hour")
+            for offer in self._value)
+
+
 class Command(columns.FormattableColumn):
     """A line for the shell, or a list of program and arguments."""
 

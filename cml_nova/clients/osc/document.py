@@ -171,19 +171,29 @@ def _fault(document: Document, fault: dict[str, Any]) -> str:
     return f"{origin}: {message}" if origin else message
 
 
+def plan(client: Any, document: Document) -> Any:
+    """Let the service say what would become of a job.
+
+    :raises UsageError: it refuses the document.
+    """
+    with judged(document):
+        return client.plan_job(**document.content)
+
+
 def submit(client: Any, document: Document) -> Any:
     """Upload the code if there is a directory of it, and create the job.
 
-    :raises UsageError: the service refuses the document.
+    :raises UsageError: the service refuses the document; nothing was uploaded then.
     """
     directory = take_directory(document)
     if directory is not None:
-        _upload(client, document, directory)
+        plan(client, document)
+        upload(client, document, directory)
     with judged(document):
         return client.create_job(**document.content)
 
 
-def _upload(client: Any, document: Document, directory: Path) -> None:
+def upload(client: Any, document: Document, directory: Path) -> None:
     """Upload the code; the commit that it is at goes into the job's metadata."""
     from cml_nova.clients import sdk
 

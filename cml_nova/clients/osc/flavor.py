@@ -17,10 +17,11 @@ class ListFlavors(Lister):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        names = ("Name", "Accelerator", "Accelerators", "VCPUs", "RAM", "Disk", "ID")
+        names = ("Name", "Accelerator", "Accelerators", "VCPUs", "RAM", "Disk", "Cost per Hour", "ID")
         rows = []
         for one in self.client.flavors():
             has = one.accelerators or {"kind": None, "count": 0}
             if parsed_args.accelerator in (None, has["kind"]):
-                rows.append((one.name, has["kind"], has["count"], one.vcpus, one.ram, one.disk, one.id))
+                price = getattr(one, "cost_per_hour", None)
+                rows.append((one.name, has["kind"], has["count"], one.vcpus, one.ram, one.disk, price, one.id))
         return names, rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -28,7 +29,7 @@ _HIDDEN = ("links", "location", "phase", "target", "flavor", "workers", "client_
 
 def shown(job: Any) -> tuple[tuple[str, ...], tuple[Any, ...]]:
     """Give the names and values of a job for a command that shows one."""
-    document = job.to_dict(computed=False, original_names=True)
+    document = {name: getattr(job, name, None) for name in ("queue_position", "cost")} | job.to_dict(computed=False, original_names=True)
     fields = {name: document[name] for name in [*_FIRST, *document] if name not in _HIDDEN}
     return tuple(fields), tuple(_FORMS[name](value) if name in _FORMS else value for name, value in fields.items())
 
@@ -48,6 +49,9 @@ def run_time(job: Any) -> float | None:
     return round((ended - began).total_seconds(), 1)
 
 
+#: seconds between looks of a watch
+_LOOK = 2
+
 _Column = tuple[str, Callable[[Any], Any]]
 _COLUMNS: tuple[_Column, ...] = (
     ("ID", lambda job: job.id),
@@ -63,6 +67,7 @@ _LONG: tuple[_Column, ...] = (
     ("Queue Position", lambda job: getattr(job, "queue_position", None)),
     ("Priority", lambda job: job.priority),
     ("Framework", lambda job: (job.framework or {}).get("name")),
+    ("Cause", lambda job: job.cause),
     ("Attempt", lambda job: job.attempt),
     ("Restarts", lambda job: (job.error_restarts or 0) + (job.infra_restarts or 0)),
     ("Created At", lambda job: job.created_at),
@@ -78,6 +83,9 @@ _LONG: tuple[_Column, ...] = (
 class ListJobs(Lister):
     """List jobs, the newest first; those that have ended only with --all or --status"""
 
+    #: what a watch has found, for the next time that it is shown
+    _found: list[Any] | None = None
+
     def get_parser(self, prog_name: str) -> Any:
         parser = super().get_parser(prog_name)
         parser.add_argument("--all", action="store_true", help="Also list jobs that have ended")
@@ -92,11 +100,35 @@ class ListJobs(Lister):
         parser.add_argument("--project", metavar="<project-id>", help="Only jobs of this project (ID); implies --all-projects (admin only)")
         parser.add_argument("--all-projects", action="store_true", help="List the jobs of all projects (admin only)")
         parser.add_argument("--changes-since", metavar="<time>", help="Only jobs that have changed since this time (ISO 8601)")
+        parser.add_argument("--watch", action="store_true", help="List again with each change, until all listed jobs have ended")
         add_paging(parser)
         return parser
 
+    def run(self, parsed_args: argparse.Namespace) -> int:
+        if not parsed_args.watch:
+            return super().run(parsed_args)
+        from cml_nova.clients import sdk
+
+        patience, before = sdk.Patience(notify=say), None
+        while True:
+            self._found = patience.call(lambda: self._jobs(parsed_args))
+            now = [(job.id, job.status, job.progress, getattr(job, "queue_position", None)) for job in self._found]
+            if now != before:
+                if self.app.stdout.isatty():
+                    self.app.stdout.write("\x1b[H\x1b[J")
+                super().run(parsed_args)
+                self.app.stdout.flush()
+            if all(job.status in TERMINAL for job in self._found):
+                return 0
+            before = now
+            time.sleep(_LOOK)
+
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Any]:
-        args = parsed_args
+        jobs = self._jobs(parsed_args) if self._found is None else self._found
+        wanted = _COLUMNS + (_LONG if parsed_args.long else ())
+        return [name for name, _ in wanted], [[value(job) for _, value in wanted] for job in jobs]
+
+    def _jobs(self, args: argparse.Namespace) -> list[Any]:
         everything = args.all or args.status is not None or args.changes_since is not None
         query = {
             "name": args.name, "status": args.status or (None if everything else [s for s in STATUSES if s not in TERMINAL]),
@@ -108,8 +140,7 @@ class ListJobs(Lister):
         jobs = list(itertools.islice(found, args.max_items))
         if not jobs and not everything:
             say("No job is under way; --all lists those that have ended, too.")
-        wanted = _COLUMNS + (_LONG if args.long else ())
-        return [name for name, _ in wanted], [[value(job) for _, value in wanted] for job in jobs]
+        return jobs
 
 
 def add_paging(parser: argparse.ArgumentParser) -> None:

@@ -47,7 +47,8 @@ with open(os.path.join(os.environ["CML_OUTPUT_DIR"], "model.txt"), "w") as file:
 @pytest.fixture(scope="session")
 def done(client: Client) -> str:
     """Give the id of a job that has succeeded: two workers, a setup command, metrics and outputs."""
-    job_id = client.submit(document(name="done", setup="echo set up", metadata={"purpose": "test"}), {"train.py": TRAIN})
+    wanted = document(name="done", flavor="gpu.small", setup="echo set up", metadata={"purpose": "test"})
+    job_id = client.submit(wanted, {"train.py": TRAIN})
     client.succeed(job_id)
     return job_id
 
@@ -57,6 +58,33 @@ def failed(client: Client) -> str:
     """Give the id of a job whose program has ended with the code 7."""
     job_id = client.submit(document(name="failed", workers=1), {"train.py": "import sys; print('about to fail'); sys.exit(7)"})
     client.finish(job_id)
+    return job_id
+
+
+@pytest.fixture(scope="session")
+def ends(client: Client, failed: str) -> dict[str, str]:
+    """Give the ids of jobs that have ended in several ways."""
+    jobs = {
+        "setup": client.submit(document(name="setup", workers=1, setup="echo broken; exit 3", command="true")),
+        "slow": client.submit(document(name="slow", workers=1, max_run_time=1, command="sleep 60")),
+        "large": client.submit(document(name="large", workers=3, flavor="gpu.large", max_wait_time=1, command="true")),
+        "failed": failed,
+    }
+    for job_id in jobs.values():
+        client.finish(job_id)
+    return jobs
+
+
+@pytest.fixture(scope="session")
+def recovered(session_stack: Stack, client: Client) -> str:
+    """Give the id of a job that has lost a machine, and has succeeded."""
+    with Gate() as gate:
+        job_id = client.submit(document(name="recovered", env=gate.env), gate.files(WAIT))
+        gate.expect(2)
+        session_stack.cloud.fault("server", server=client.nodes(job_id)[1]["server_id"], fault="vanish")
+        gate.expect(4)
+        gate.open()
+        client.succeed(job_id)
     return job_id
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 from pathlib import Path
 
 from tests.harness.client import Client
 from tests.harness.command import Openstack
-from tests.harness.training import document
+from tests.harness.stack import Stack
+from tests.harness.training import WAIT, Gate, document
 
 SHOWN = {
     "id": str, "name": str, "status": str, "progress": int, "metadata": dict, "framework": dict, "image": dict, "roles": dict,
@@ -31,6 +33,44 @@ env:
 max_run_time: 15m
 recover_on_exit_codes: [42]
 """
+
+
+def test_u01_u03_plan(openstack: Openstack, client: Client) -> None:
+    args = ("planned", "--image", "plain", "--flavor", "gpu.small", "--workers", "2", "--max-run-time", "2h", "--command", "true")
+    before = client.jobs(limit=1000)
+    plan = openstack.json("ml", "job", "plan", *args)
+    assert (plan["feasible"], plan["starts"], plan["queue_position"], plan["accelerators"]) == (True, "now", 1, 2)
+    assert [node["flavor"] for node in plan["nodes"]] == ["gpu.small"] * 2
+    assert (plan["cost_per_hour"], plan["max_cost"], plan["currency"]) == (7200.0, 14400.0, "CHF")
+    assert [(offer["flavor"], offer["available"], offer["reason"]) for offer in plan["offers"]] == [("gpu.large", True, None)]
+    assert "gpu.large: available, 14400.00 an hour" in openstack("ml", "job", "create", "--dry-run", *args).out
+    assert client.jobs(limit=1000) == before
+
+
+def test_u01_u15_what_is_beyond_the_quota(openstack: Openstack, session_stack: Stack) -> None:
+    def limit(nodes: int | None) -> None:
+        project = session_stack.demo.get("/v1/quota")["quota"]["project_id"]
+        done = session_stack.admin.request("PUT", f"/v1/quota/{project}", json={"quota": {"limits": {"nodes": nodes}}})
+        assert done.ok, done.text
+
+    args = ("big", "--image", "plain", "--flavor", "cpu.small", "--workers", "4", "--command", "true")
+    limit(3)
+    try:
+        planned = openstack.run("ml", "job", "plan", *args, "-f", "json")
+        refused = openstack.run("ml", "job", "create", *args)
+    finally:
+        limit(None)
+    assert (planned.code, planned.json["feasible"], refused.code) == (1, False, 1)
+    assert planned.json["reasons"] == [refused.err.strip()], "the same words"
+    assert "4" in refused.err and "3" in refused.err
+
+
+def test_u02_plan_refuses_what_create_refuses(openstack: Openstack) -> None:
+    args = ("x", "--image", "plain", "--flavor", "cpu.small", "--command", "true", "--role", "wroker=1")
+    planned, created = openstack.run("ml", "job", "plan", *args), openstack.run("ml", "job", "create", *args)
+    assert planned == created
+    assert created.code == 2
+    assert "did you mean 'worker'?" in created.err
 
 
 def test_u04_job_file_and_what_is_laid_over_it(openstack: Openstack, client: Client, tmp_path: Path) -> None:
@@ -145,3 +185,42 @@ def test_set_and_unset(openstack: Openstack, client: Client, done: str) -> None:
 def test_json_is_what_the_service_says(openstack: Openstack, client: Client, failed: str) -> None:
     shown, said = openstack.json("ml", "job", "show", failed), client.job(failed)
     assert {key: value for key, value in said.items() if key not in ("links", "phase", "target")} == shown, json.dumps(shown)
+
+
+def test_u18_watch(openstack: Openstack, client: Client, gate: Gate) -> None:
+    job = client.submit(document(name="seen", workers=1, env=gate.env), gate.files(WAIT))
+    gate.expect(1)
+    client.wait_status(job, "RUNNING")
+    with openstack.start("ml", "job", "list", "--all", "--name", "seen", "--watch", "-f", "value", "-c", "Status") as watching:
+        assert watching.line() == "RUNNING"
+        gate.open()
+        done = watching.end()
+    client.delete(job)
+    assert done.code == 0
+    assert done.out.splitlines()[-1] == "SUCCEEDED"
+    lines = ["RUNNING", *done.out.splitlines()]
+    assert all(a != b for a, b in itertools.pairwise(lines)), "only with a change"
+
+
+def test_u30_apply(openstack: Openstack, client: Client, gate: Gate, code: Path) -> None:
+    for name, content in gate.files(WAIT).items():
+        (code / name).write_text(content)
+    (code / "job.yaml").write_text("name: applied\nimage: plain\nflavor: cpu.small\nsource: {directory: .}\ncommand: python3 train.py\n")
+    apply = ("ml", "job", "apply", "--file", str(code / "job.yaml"), "--env", f"GATE={gate.env['GATE']}")
+    first = openstack.json(*apply)
+    same = openstack(*apply, "-f", "json")
+    assert same.json["id"] == first["id"]
+    assert f"No changes: the job {first['id']} is" in same.err
+    changed = openstack(*apply, "--set", "priority=5", "-f", "json")
+    assert "priority: 0 -> 5 (in place)" in changed.err
+    assert (changed.json["id"], changed.json["priority"]) == (first["id"], 5)
+    refused = openstack.run(*apply, "--set", "priority=5", "--max-restarts", "2")
+    assert refused.code == 1
+    assert "max_restarts: 0 -> 2 (needs a new job)" in refused.err and "--restart" in refused.err
+    second = openstack.json(*apply, "--set", "priority=5", "--max-restarts", "2", "--restart")
+    assert second["id"] != first["id"]
+    assert client.finish(first["id"])["status"] == "CANCELLED"
+    gate.open()
+    client.succeed(second["id"])
+    for job in (first, second):
+        client.delete(job["id"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+from tests.harness.client import Client
 from tests.harness.command import Openstack
 
 
@@ -21,7 +22,8 @@ def test_u26_metrics(openstack: Openstack, done: str) -> None:
 def test_u28_flavors_and_frameworks(openstack: Openstack) -> None:
     flavors = {row["Name"]: row for row in openstack.json("ml", "flavor", "list")}
     assert (flavors["gpu.large"]["Accelerator"], flavors["gpu.large"]["Accelerators"]) == ("GPU", 4)
-    assert flavors["cpu.small"]["Accelerator"] is None
+    assert flavors["gpu.large"]["Cost per Hour"] == 7200.0
+    assert (flavors["cpu.small"]["Accelerator"], flavors["cpu.small"]["Cost per Hour"]) == (None, None)
     frameworks = {row["Name"]: row for row in openstack.json("ml", "framework", "list")}
     assert frameworks["custom"]["Images"] == ["plain"]
     assert "ps" in frameworks["tensorflow"]["Roles"]
@@ -38,7 +40,7 @@ def test_u32_events(openstack: Openstack, done: str) -> None:
 def test_u33_completion(openstack: Openstack) -> None:
     script = openstack("complete").out
     assert "cmds_ml='flavor framework job package" in script
-    assert "--env-file" in script.partition("cmds_ml_job_create='")[2].partition("'")[0]
+    assert "--dry-run" in script.partition("cmds_ml_job_create='")[2].partition("'")[0]
 
 
 def test_nodes(openstack: Openstack, done: str) -> None:
@@ -47,9 +49,35 @@ def test_nodes(openstack: Openstack, done: str) -> None:
     assert {row["Status"] for row in rows} == {"DELETED"}
 
 
-def test_artifacts(openstack: Openstack, done: str) -> None:
+def test_artifacts(openstack: Openstack, done: str, tmp_path: Path) -> None:
     listed = {row["Path"]: row["Size"] for row in openstack.json("ml", "job", "artifact", "list", done)}
     assert listed == {f"output/worker-{rank}/model.txt": 15 for rank in range(2)}
+    openstack("ml", "job", "artifact", "save", done, "output/worker-1/*", "--directory", str(tmp_path))
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()] == ["output/worker-1/model.txt"]
+    assert (tmp_path / "output/worker-1/model.txt").read_text() == "model of rank 1"
+    missing = openstack.run("ml", "job", "artifact", "save", done, "output/none")
+    assert missing.code == 1
+    assert f"openstack ml job artifact list {done}" in missing.err
+
+
+def test_u14_u22_how_jobs_have_ended(openstack: Openstack, ends: dict[str, str], recovered: str) -> None:
+    rows = {row["ID"]: row for row in openstack.json("ml", "job", "list", "--all", "--long")}
+    end = {name: rows[job_id] for name, job_id in ends.items()}
+    assert {name: (row["Status"], row["Cause"]) for name, row in end.items()} == {
+        "setup": ("FAILED", "USER_ERROR"), "slow": ("TIMED_OUT", "TIMEOUT"), "large": ("TIMED_OUT", "TIMEOUT"),
+        "failed": ("FAILED", "USER_ERROR")}
+    assert "setup" in end["setup"]["Status Reason"] and "3" in end["setup"]["Status Reason"]
+    assert "7" in end["failed"]["Status Reason"]
+    assert len({row["Status Reason"] for row in end.values()}) == 4
+    assert (rows[recovered]["Status"], rows[recovered]["Attempt"], rows[recovered]["Restarts"]) == ("SUCCEEDED", 2, 1)
+
+
+def test_u27_cost(openstack: Openstack, client: Client, done: str) -> None:
+    shown = openstack.json("ml", "job", "show", done)
+    assert shown["cost"] == client.job(done)["cost"]
+    assert shown["cost"]["amount"] > 0
+    assert (shown["cost"]["currency"], shown["cost"]["per_hour"]) == ("CHF", 7200.0)
+    assert f"{shown['cost']['amount']:.2f} CHF" in openstack("ml", "job", "list", "--all", "--name", "done").out
 
 
 def test_workers_are_for_operators(openstack: Openstack) -> None:
