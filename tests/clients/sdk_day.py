@@ -4,13 +4,14 @@ import contextlib
 import itertools
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import openstack
 import requests
 from openstack import exceptions
 
-from cml_nova.clients.sdk import PackingError, explain, git_state, register
+from cml_nova.clients.sdk import LogPiece, PackingError, explain, git_state, register
 
 TRAIN = """
 import os
@@ -68,7 +69,7 @@ def main(cloud):
     assert conn.machine_learning is ml
     other = openstack.connect()
     register(other)
-    assert next(other.machine_learning.jobs(limit=1), None) is None
+    assert all(job.id for job in itertools.islice(other.machine_learning.jobs(limit=1), 2))
 
     assert {framework.name for framework in ml.frameworks()} >= {"custom", "mxnet", "tensorflow"}
     flavors = {flavor.name: flavor for flavor in ml.flavors()}
@@ -98,15 +99,15 @@ def main(cloud):
     error = refused(exceptions.BadRequestException, ml.create_job, name="a", wokers=2, command="true")
     assert "did you mean 'workers'" in explain(error), explain(error)
     plan = ml.plan_job(name="a", **document)
-    assert plan.totals["nodes"] == 2 and plan.nodes[1]["tasks"] == ["worker:1"], plan
+    assert plan.feasible and plan.starts == "now" and plan.totals["nodes"] == 2 and plan.nodes[1]["tasks"] == ["worker:1"], plan
     assert explain(refused(exceptions.BadRequestException, ml.plan_job, name="a", wokers=2, command="true")).split(" (")[0] == explain(
         error).split(" (")[0]
-    name = "a day/..?x#y"
+    name, second = f"a day/..?x#y {time.time()}", f"again {time.time()}"
     job = ml.create_job(name=name, source={"package": package.id}, metadata={"team": "a"}, **document)
     assert job.id and job.status in ("QUEUED", "BUILDING", "PREPARING", "RUNNING"), job
-    assert ml.create_job(client_token="again", name="b", max_wait_time=60, **document).id == ml.create_job(
-        client_token="again", name="b", max_wait_time=60, **document).id
-    again = ml.find_job("b")
+    assert ml.create_job(client_token=second.replace(" ", ":"), name=second, max_wait_time=60, **document).id == ml.create_job(
+        client_token=second.replace(" ", ":"), name=second, max_wait_time=60, **document).id
+    again = ml.find_job(second)
     assert ml.find_job(again.id).id == again.id
     assert ml.cancel_job(again).target == "DELETE"
     assert ml.find_job("nobody") is None
@@ -119,8 +120,28 @@ def main(cloud):
     assert seen[-1] == "SUCCEEDED" and job.progress == 100
     assert ml.wait_for_job(again.id, timeout=60).status == "CANCELLED"
     assert "ended" in explain(refused(exceptions.ConflictException, ml.cancel_job, again))
+    assert job.cost is None and job.queue_position is None
+    quota = ml.get_quota()
+    assert quota.limits == {"jobs": -1, "nodes": -1, "accelerators": -1}, quota
+    assert quota.in_use == {"jobs": 0, "nodes": 0, "accelerators": 0}, quota
+    assert refused(exceptions.HttpException, ml.update_quota, nodes=5).status_code == 403
+    admin = openstack.connect(cloud="local-admin")
+    register(admin)
+    operator = admin.machine_learning
+    assert operator.update_quota(quota.project_id, nodes=5).limits["nodes"] == 5
+    assert ml.get_quota(quota.project_id).limits["nodes"] == 5
+    assert "nodes" in explain(refused(exceptions.HttpException, ml.create_job, name="big", **{**document, "workers": 6}))
+    assert operator.update_quota(quota.project_id, nodes=None).limits["nodes"] == -1
+    assert next(iter(operator.workers())).capacity > 0
+    days = list(ml.usage())
+    assert days[-1].jobs >= 1 and days[-1].node_seconds > 0 and days[-1].cost is None, days
+    assert {day.project_id for day in operator.usage(project=quota.project_id)} == {quota.project_id}
+    assert "day" in explain(refused(exceptions.BadRequestException, lambda: list(ml.usage(start="yesterday"))))
+    refused(exceptions.HttpException, lambda: list(ml.usage(all_projects=True)))
     piece = ml.job_log(job, "worker:1")
     assert piece.data.startswith(b"hello\n") and piece.eof and piece.next_offset == len(piece.data)
+    assert ml.job_log(job, "worker:1", tail=4) == LogPiece(piece.data[-4:], piece.next_offset, True, 1)
+    assert [line.text for line in ml.follow_log(job, tasks=["worker:0"], lines=1)] == ['CML_METRIC {"name": "loss", "value": 2}']
     lines = [(line.task, line.text) for line in ml.follow_log(job) if line.text == "hello"]
     assert sorted(lines) == [("worker:0", "hello"), ("worker:1", "hello")], lines
     assert [(node.rank, node.role, node.tasks[0]["exit_code"]) for node in ml.job_nodes(job)] == [(0, "worker", 0), (1, "worker", 0)]
@@ -139,16 +160,16 @@ def main(cloud):
         refused(exceptions.ResourceNotFound, ml.download_artifact, job, "output/none", Path(directory, "x"))
         assert not Path(directory, "x").exists()
 
-    assert ml.update_job(job, name="renamed", metadata={"team": "b"}).metadata == {"team": "b"}
+    assert ml.update_job(job, name="renamed", metadata={"day": name[-9:]}).metadata == {"day": name[-9:]}
     assert ml.get_job(job).name == "renamed"
-    assert [found.id for found in ml.jobs(metadata=["team=b"], status=["SUCCEEDED", "FAILED"])] == [job.id]
-    assert {found.id for found in itertools.islice(ml.jobs(limit=1), 10)} == {job.id, again.id}
+    assert [found.id for found in ml.jobs(metadata=[f"day={name[-9:]}"], status=["SUCCEEDED", "FAILED"])] == [job.id]
+    assert {found.id for found in itertools.islice(ml.jobs(limit=1), 2)} == {job.id, again.id}
     ml.delete_job(job)
     ml.delete_job(job)
     refused(exceptions.ResourceNotFound, ml.delete_job, job, ignore_missing=False)
     ml.delete_job(again)
     ml.delete_package(package)
-    assert list(ml.packages()) == []
+    assert list(ml.packages(sha256=package.sha256)) == []
     print("OK")
 
 

@@ -161,6 +161,7 @@ LOG_QUERY = request({
     "task": _TASK,
     "attempt": integer(0, 2**31 - 1, description="0 is the log of the setup command; by default the newest attempt."),
     "offset": integer(0, 2**62),
+    "tail": integer(1, 2**20, description="Begin so many bytes before the end of what is there; in place of offset."),
     "limit": integer(1, 2**20),
     "wait": {"type": "integer", "minimum": 0, "description": "Seconds to wait for text where there is none beyond offset yet."},
 })

@@ -35,11 +35,16 @@ _ENDED = (Phase.COLLECTING, Phase.TEARDOWN, Phase.DONE)
 
 
 @RESOURCE.operation("GET", "/jobs/<job_id>/log", policy="jobs:get_log", query=schemas.LOG_QUERY, gives="text/plain")
-def log(job_id: str, task: str | None, attempt: int | None, offset: int | None, limit: int | None, wait: int | None) -> Any:
-    """Read a task's log from a byte offset; X-Log-Next-Offset is where to go on, X-Log-Eof whether there will be more."""
+def log(job_id: str, task: str | None, attempt: int | None, offset: int | None, tail: int | None, limit: int | None,
+        wait: int | None) -> Any:
+    """Read a task's log from a byte offset; X-Log-Next-Offset is where to go on, X-Log-Eof whether that is the end."""
     job = find(job_id, "jobs:get_log")
     task = _task(job, task)
     attempt = max(1, job.attempt) if attempt is None else attempt
+    if tail is not None:
+        if offset is not None:
+            raise exception.BadRequest("tail: it is in place of offset; give one of them.", field="tail")
+        offset = max(0, (services().storage.size(log_key(job.id, attempt, task)) or 0) - tail)
     offset = offset or 0
     until = time.monotonic() + min(wait or 0, services().conf.api.max_wait)
     pause = threading.Event()
@@ -53,6 +58,7 @@ def log(job_id: str, task: str | None, attempt: int | None, offset: int | None, 
         pause.wait(min(_LOOK, left))
         job = find(job_id, "jobs:get_log")
     response = flask.Response(data, mimetype="text/plain")
+    response.headers["X-Log-Offset"] = str(offset)
     response.headers["X-Log-Next-Offset"] = str(offset + len(data))
     response.headers["X-Log-Eof"] = "true" if complete and len(data) < (limit or _LOG_LIMIT) else "false"
     response.headers["X-Log-Attempt"] = str(attempt)

@@ -57,6 +57,15 @@ class _Stream:
         self.ended = False
         self._rest = b""
 
+    def skip(self, piece: LogPiece, lines: int) -> None:
+        """Begin with the last so many lines of a piece from the end of the log."""
+        start, data = piece.next_offset - len(piece.data), piece.data
+        if start:  # probably within a line
+            cut = data.find(b"\n") + 1
+            start, data = start + cut, data[cut:]
+        *whole, _ = data.split(b"\n")
+        self.offset = start + sum(len(line) + 1 for line in whole[:max(0, len(whole) - lines)])
+
     def take(self, piece: LogPiece) -> Iterator[LogLine]:
         """Give the lines that a piece completes; the last one, too, where the log ends without a line feed."""
         start = self.offset - len(self._rest)
@@ -74,13 +83,18 @@ class _Stream:
         return LogLine(self.task, self.attempt, line.decode(errors="replace").removesuffix("\r"), next_offset)
 
 
-def follow(client: Any, job_id: str, tasks: Sequence[str], attempt: int | None, patience: Patience) -> Iterator[LogLine]:
+def follow(client: Any, job_id: str, tasks: Sequence[str], attempt: int | None, patience: Patience,
+           lines: int | None = None) -> Iterator[LogLine]:
     """Give lines as they come, until there will be no more; see ``Proxy.follow_log``.
 
     All logs are asked in turn, by one request at a time: that needs no threads, and many followers don't use up the server's.
     """
     first = max(1, patience.call(lambda: client.get_job(job_id)).attempt) if attempt is None else attempt
     streams = [_Stream(task, first) for task in tasks]
+    if lines is not None:
+        for stream in streams:
+            stream.skip(patience.call(lambda stream=stream: client.job_log(  # type: ignore[misc]
+                job_id, stream.task, attempt=first, limit=PIECE, tail=PIECE)), lines)
     quiet = False
     while streams:
         began = time.monotonic()

@@ -64,8 +64,11 @@ def pack(directory: str | os.PathLike[str], target: BinaryIO, max_bytes: int = M
     root = Path(directory)
     if not root.is_dir():
         raise PackingError(f"{root}: there is no such directory.")
-    entries = list(_walk(root, "", _spec(root)))
-    sizes = {name: (root / name).stat().st_size for name, is_directory in entries if not is_directory}
+    try:
+        entries = list(_walk(root, "", _spec(root)))
+        sizes = {name: (root / name).stat().st_size for name, is_directory in entries if not is_directory}
+    except OSError as error:
+        raise PackingError(f"{error.filename} can't be read: {error.strerror}.") from None
     if not sizes:
         raise PackingError(f"{root}: there is no file to pack; {IGNORE_FILE} may leave out too much.")
     if sum(sizes.values()) > max_bytes:
@@ -83,7 +86,7 @@ def _spec(root: Path) -> Any:
     import pathspec  # only who packs needs it
 
     try:
-        lines = (root / IGNORE_FILE).read_text().splitlines()
+        lines = (root / IGNORE_FILE).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         lines = []
     except (OSError, UnicodeError) as error:

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from openstack import exceptions, proxy
 
@@ -25,14 +26,18 @@ from cml_nova.clients.sdk.resources import (
     Node,
     Package,
     Plan,
+    Quota,
     Series,
+    Usage,
     Worker,
 )
 
 #: statuses that a job keeps
 TERMINAL = ("SUCCEEDED", "FAILED", "CANCELLED", "TIMED_OUT")
-#: seconds that an answer may take, beyond what was asked to wait: so that a broken connection is noticed
-_ANSWER = 60
+#: seconds that an answer may take, and that to a package, which is looked through first
+_ANSWER, _ANSWER_TO_PACKAGE = 60, 600
+#: seconds that a piece of a log may take beyond what was asked to wait
+_ANSWER_TO_WAIT = 20
 
 
 class Proxy(proxy.Proxy):
@@ -43,6 +48,15 @@ class Proxy(proxy.Proxy):
     """
 
     api_version = "1"
+
+    def request(self, url: str, method: str, *args: Any, **kwargs: Any) -> Any:
+        """Send a request; one that gets no answer fails after a minute, or after what clouds.yaml says (api_timeout).
+
+        By default openstacksdk would wait for ever, and a host that has vanished does not say so.
+        """
+        if getattr(self.session, "timeout", None) is None:
+            kwargs.setdefault("timeout", _ANSWER)
+        return super().request(url, method, *args, **kwargs)
 
     # jobs
 
@@ -94,7 +108,7 @@ class Proxy(proxy.Proxy):
         return found[0] if found else None
 
     def update_job(self, job: str | Job, **attrs: Any) -> Job:
-        """Change what may be changed of a job: name, priority, metadata (as a whole)."""
+        """Change what may be changed of a job: name, description, priority, metadata (as a whole)."""
         return self._update(Job, _id(job), **attrs)
 
     def delete_job(self, job: str | Job, ignore_missing: bool = True) -> None:
@@ -196,7 +210,7 @@ class Proxy(proxy.Proxy):
             yield self.download_artifact(job, artifact.path, target, patience=patience)
 
     def job_log(self, job: str | Job, task: str | None = None, attempt: int | None = None, offset: int = 0, limit: int | None = None,
-                wait: int = 0) -> logs.LogPiece:
+                wait: int = 0, tail: int | None = None) -> logs.LogPiece:
         """Read a piece of a task's log.
 
         :param task: such as "worker:0"; by default the first one.
@@ -204,19 +218,20 @@ class Proxy(proxy.Proxy):
         :param offset: in bytes, where to begin.
         :param limit: most bytes.
         :param wait: seconds to wait for text where there is none.
+        :param tail: in place of ``offset``, how many bytes before the end of what is there to begin.
         """
-        query = {"task": task, "attempt": attempt, "offset": offset, "limit": limit, "wait": wait or None}
+        query = {"task": task, "attempt": attempt, "offset": None if tail else offset, "limit": limit, "wait": wait or None, "tail": tail}
         response = self.get(f"/jobs/{_id(job)}/log", params={key: value for key, value in query.items() if value is not None},
-                            skip_cache=True, timeout=_ANSWER + wait)
+                            skip_cache=True, timeout=_ANSWER_TO_WAIT + wait, connect_retries=0)
         exceptions.raise_from_response(response)
         # Counted, not believed: a connection that breaks in the middle of a piece goes unnoticed with some versions of urllib3.
-        next_offset = offset + len(response.content)
+        next_offset = int(response.headers["X-Log-Offset"]) + len(response.content)
         whole = next_offset == int(response.headers["X-Log-Next-Offset"])
         return logs.LogPiece(response.content, next_offset, whole and response.headers["X-Log-Eof"] == "true",
                              int(response.headers["X-Log-Attempt"]))
 
     def follow_log(self, job: str | Job, tasks: Sequence[str] | None = None, attempt: int | None = None,
-                   patience: Patience | None = None) -> Iterator[logs.LogLine]:
+                   patience: Patience | None = None, lines: int | None = None) -> Iterator[logs.LogLine]:
         """Give the lines of a job's logs as they come, each once and in order per task, until there will be no more.
 
         It goes on where it was after the service, Keystone or the network was away, and after the token has expired.
@@ -224,12 +239,14 @@ class Proxy(proxy.Proxy):
         :param tasks: whose logs; by default those of all roles that the job counts, which leaves out what a framework starts beside them.
         :param attempt: only this one (0 for the setup command); by default the newest one and those that follow it.
         :param patience: for how long the service may be away.
+        :param lines: begin with the last so many lines of what each log has now, as far as they are in its last MiB; by default with
+            the first one.
         """
         patience = patience or Patience()
         if tasks is None:
             roles = patience.call(lambda: self.get_job(job)).roles
             tasks = [f"{role}:{index}" for role, entry in roles.items() for index in range(entry["count"])]
-        return logs.follow(self, _id(job), tasks, attempt, patience)
+        return logs.follow(self, _id(job), tasks, attempt, patience, lines)
 
     # packages
 
@@ -264,7 +281,7 @@ class Proxy(proxy.Proxy):
             for package in self.packages(sha256=packed.sha256):
                 return package
             response = self.post("/packages", params={"name": name or packed.name, "sha256": packed.sha256}, data=packing.Body(file),
-                                 headers={"Content-Type": "application/gzip"})
+                                 headers={"Content-Type": "application/gzip"}, timeout=_ANSWER_TO_PACKAGE)
         exceptions.raise_from_response(response)
         return self._existing(Package, response.json()["package"])
 
@@ -282,9 +299,47 @@ class Proxy(proxy.Proxy):
         """List the worker processes; for operators."""
         return self._list(Worker, paginated=False)
 
+    # what a project may have, and had
+
+    def get_quota(self, project: str | None = None) -> Quota:
+        """Give the limits of a project, and what is in use of them.
+
+        :param project: id; by default the connection's project. Those of others are for operators.
+        """
+        response = self.get(_quota_path(project))
+        exceptions.raise_from_response(response)
+        return self._existing(Quota, response.json()["quota"])
+
+    def update_quota(self, project: str | None = None, **limits: int | None) -> Quota:
+        """Change limits of a project; for operators.
+
+        :param project: id; by default the connection's project.
+        :param limits: of jobs, nodes, accelerators: a number, -1 for no limit, None for the deployment's own limit.
+        """
+        response = self.put(_quota_path(project), json={"quota": {"limits": limits}})
+        exceptions.raise_from_response(response)
+        return self._existing(Quota, response.json()["quota"])
+
+    def usage(self, start: str | None = None, end: str | None = None, project: str | None = None,
+              all_projects: bool = False) -> Iterator[Usage]:
+        """List what projects had, day by day (UTC).
+
+        :param start: first day, such as "2026-01-31"; by default the last 30 days are given.
+        :param end: last day; by default today.
+        :param project: id of another project than the connection's; for operators.
+        :param all_projects: those of all; for operators.
+        """
+        everywhere = True if all_projects or project else None
+        query = {"start": start, "end": end, "project_id": project, "all_projects": everywhere}
+        return self._list(Usage, paginated=False, **{key: value for key, value in query.items() if value is not None})
+
     def _existing(self, kind: Any, document: dict[str, Any]) -> Any:
         """Make a resource of what the service has answered."""
         return kind.existing(**document)
+
+
+def _quota_path(project: str | None) -> str:
+    return "/quota" if project is None else f"/quota/{quote(project, safe='')}"
 
 
 def _is_uuid(text: str) -> bool:

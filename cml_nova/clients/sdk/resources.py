@@ -57,6 +57,9 @@ class Job(_Resource):
     outcome = resource.Body("outcome")
     target = resource.Body("target")
     progress = resource.Body("progress", type=int)
+    queue_position = resource.Body("queue_position")
+    #: {"amount", "currency", "per_hour"}, or None where there are no prices
+    cost = resource.Body("cost")
     attempt = resource.Body("attempt")
     error_restarts = resource.Body("error_restarts")
     infra_restarts = resource.Body("infra_restarts")
@@ -76,10 +79,20 @@ class Plan(_Resource):
     image = resource.Body("image")
     roles = resource.Body("roles")
     network = resource.Body("network")
+    feasible = resource.Body("feasible", type=bool)
+    reasons = resource.Body("reasons")
+    starts = resource.Body("starts")
+    queue_position = resource.Body("queue_position")
     #: list of {"rank", "role", "index", "flavor", "tasks"}
     nodes = resource.Body("nodes")
+    accelerators = resource.Body("accelerators")
     totals = resource.Body("totals")
     limits = resource.Body("limits")
+    cost_per_hour = resource.Body("cost_per_hour")
+    max_cost = resource.Body("max_cost")
+    currency = resource.Body("currency")
+    #: list of {"flavor", "available", "reason", "cost_per_hour"}
+    offers = resource.Body("offers")
 
 
 class _OfJob(_Resource):
@@ -194,6 +207,7 @@ class Flavor(_Resource):
     disk = resource.Body("disk")
     #: {"kind", "count"}, or None
     accelerators = resource.Body("accelerators")
+    cost_per_hour = resource.Body("cost_per_hour")
 
 
 class Worker(_Resource):
@@ -208,3 +222,29 @@ class Worker(_Resource):
     draining = resource.Body("draining")
     started_at = resource.Body("started_at")
     seen_at = resource.Body("seen_at")
+
+
+class Quota(_Resource):
+    """How much a project may have at a time, and how much it has: of jobs, nodes and accelerators."""
+
+    project_id = resource.Body("project_id")
+    #: -1 for no limit
+    limits = resource.Body("limits")
+    in_use = resource.Body("in_use")
+
+
+class Usage(_Resource):
+    """What a project had on one day."""
+
+    resources_key = "usage"
+    base_path = "/usage"
+    allow_list = True
+    _query_mapping = resource.QueryParameters("start", "end", "all_projects", "project_id", include_pagination_defaults=False)
+
+    project_id = resource.Body("project_id")
+    date = resource.Body("date")
+    jobs = resource.Body("jobs")
+    node_seconds = resource.Body("node_seconds")
+    accelerator_seconds = resource.Body("accelerator_seconds")
+    cost = resource.Body("cost")
+    currency = resource.Body("currency")

@@ -220,6 +220,7 @@ def test_query(shared_api: Api, path: str, words: list[str]) -> None:
 @pytest.mark.parametrize(("query", "words"), [
     ("task=nope", ["task", "worker:0"]),
     ("offset=-1", ["offset", "-1"]),
+    ("offset=1&tail=1", ["tail", "offset"]),
     ("limit=99999999", ["limit", "1048576"]),
     ("wait=x", ["wait", "integer"]),
     ("attempt=-1", ["attempt"]),

@@ -47,6 +47,15 @@ def test_a_log_is_read_by_offset_without_loss(api: Api) -> None:
     assert offset == len(text)
 
 
+def test_the_last_bytes_of_a_log(api: Api) -> None:
+    job_id = running(api)
+    assert read(api, job_id, "tail=4") == (b"", 0, False, 1)
+    api.storage.write_at(log_key(job_id, 1, "worker:0"), 0, b"0123456789")
+    assert read(api, job_id, "tail=4") == (b"6789", 10, False, 1)
+    assert read(api, job_id, "tail=4&limit=2") == (b"67", 8, False, 1)
+    assert read(api, job_id, "tail=40") == (b"0123456789", 10, False, 1)
+
+
 @pytest.mark.parametrize(("values", "query", "eof"), [
     ({}, "", False),
     ({"phase": "PROVISIONING"}, "", False),

@@ -61,13 +61,15 @@ class Service:
         self._step()
         return SimpleNamespace(id=job, attempt=self.attempt, phase=self.phase)
 
-    def job_log(self, job: str, task: str, attempt: int, offset: int, limit: int, wait: int) -> logs.LogPiece:
+    def job_log(self, job: str, task: str, attempt: int, limit: int, offset: int = 0, wait: int = 0, tail: int = 0) -> logs.LogPiece:
         self.requests.append({"task": task, "attempt": attempt, "offset": offset, "wait": wait})
         self._step()
         complete = attempt < self.attempt or self.phase in ("COLLECTING", "TEARDOWN")
         text = b"" if attempt > self.attempt else self._script[attempt - 1][task]
         if attempt == self.attempt:
             text = text[:self._written[task]]
+        if tail:
+            offset = max(0, len(text) - tail)
         data = text[offset:offset + limit]
         if self._troubled and self._random.random() < 0.2:  # cut off on its way
             return logs.LogPiece(data[:len(data) // 2], offset + len(data) // 2, False, attempt)
@@ -108,6 +110,17 @@ def test_line_longer_than_a_piece_comes_in_parts(clock: Clock, monkeypatch: pyte
     assert "".join(line.text for line in lines) == "x" * 25 + "end"
     assert max(len(line.text) for line in lines) < 20
     assert lines[-1].next_offset == 30
+
+
+@pytest.mark.parametrize(("text", "lines", "expected"), [
+    (b"a\nb\nc\n", 2, ["b", "c"]), (b"a\nb\nc", 2, ["a", "b", "c"]), (b"a\nb\n", 9, ["a", "b"]), (b"a\nb\n", 0, []), (b"", 5, []),
+    (b"12345\n12345\nab\nc\n", 9, ["ab", "c"]), (b"12345\n12345\nab\nc\n", 1, ["c"]), (b"x" * 20, 1, ["x" * 10])])
+def test_follower_of_the_last_lines(clock: Clock, monkeypatch: pytest.MonkeyPatch, text: bytes, lines: int, expected: list[str]) -> None:
+    monkeypatch.setattr(logs, "PIECE", 10)
+    service = Service([{"w:0": text}])
+    service.attempt, service.phase, service._written = 1, "TEARDOWN", {"w:0": len(text)}
+    assert [line.text for line in logs.follow(service, "j", ["w:0"], None, Patience(), lines)] == expected
+    assert [line.next_offset for line in logs.follow(service, "j", ["w:0"], None, Patience(), lines)][-1:] == [len(text)][:len(expected)]
 
 
 def test_one_attempt_only(clock: Clock) -> None:

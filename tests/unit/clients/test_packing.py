@@ -116,6 +116,16 @@ def test_nothing_to_pack(tmp_path: Path, files: Mapping[str, str]) -> None:
         packed(tmp_path / "nowhere")
 
 
+def test_what_can_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    make(tmp_path, {"sub/x": ""})
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(packing.PackingError, match=r"can't be read: Permission denied\.$"):
+        packed(tmp_path)
+
+
 def test_body_can_be_sent_again(tmp_path: Path) -> None:
     path = make(tmp_path, {"x": "abc"}) / "x"
     with path.open("rb") as file:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from keystoneauth1 import exceptions as ks_exceptions
 from openstack import exceptions
+from openstack import proxy as sdk_proxy
 
 from cml_nova.clients.sdk import Proxy, explain
 from tests.unit.clients.conftest import Clock
@@ -50,10 +51,18 @@ def test_wait_ends_when_its_time_is_over(clock: Clock, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(("header", "eof", "ended"), [("13", "true", True), ("20", "true", False), ("13", "false", False)])
 def test_log_that_came_in_part_goes_on_after_that_part(monkeypatch: pytest.MonkeyPatch, header: str, eof: str, ended: bool) -> None:
     proxy = Proxy(session=None)
-    headers = {"X-Log-Next-Offset": header, "X-Log-Eof": eof, "X-Log-Attempt": "2"}
+    headers = {"X-Log-Offset": "10", "X-Log-Next-Offset": header, "X-Log-Eof": eof, "X-Log-Attempt": "2"}
     monkeypatch.setattr(proxy, "get", lambda url, **more: SimpleNamespace(status_code=200, content=b"abc", headers=headers))
     piece = proxy.job_log("j", "worker:0", offset=10)
     assert (piece.data, piece.next_offset, piece.eof, piece.attempt) == (b"abc", 13, ended, 2)
+
+
+@pytest.mark.parametrize(("configured", "sent"), [(None, 60), (5, None)])
+def test_what_gets_no_answer_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch, configured: float | None, sent: float | None) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(sdk_proxy.Proxy, "request", lambda self, url, method, **more: asked.append(more))
+    Proxy(session=SimpleNamespace(timeout=configured)).get("/jobs")
+    assert asked[0].get("timeout") == sent
 
 
 def test_errors_are_told_in_the_words_of_the_service() -> None:
