@@ -16,7 +16,7 @@ from cml_nova.states import PHASE_OF_STATUS, Phase, Target
 
 #: columns that lists may be sorted by: those that are never null, so that paging by key is exact
 SORT_KEYS = ("created_at", "updated_at", "name", "priority")
-_INTERNAL = (Job.sealed, Job.keys, Job.runtime)
+_INTERNAL = (Job.sealed, Job.keys, Job.runtime, Job.document)
 #: what lists give: everything but what showing a job does not need
 _LISTED = [getattr(Job, attr.key) for attr in Job.__mapper__.column_attrs if attr.key not in {column.key for column in _INTERNAL}]
 
@@ -67,7 +67,10 @@ def server_time(session: Session) -> float:
 
 
 def get(session: Session, job_id: str, project_id: str | None = None, *, with_sealed: bool = False) -> Job | None:
-    """Find a job by id; with ``project_id`` only within that project."""
+    """Find a job by id; with ``project_id`` only within that project.
+
+    :param with_sealed: also with what showing a job does not need, such as its sealed secrets and its document.
+    """
     query = select(Job).where(Job.id == job_id)
     if project_id is not None:
         query = query.where(Job.project_id == project_id)

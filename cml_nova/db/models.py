@@ -50,6 +50,8 @@ class Job(Base):
     package_id: Mapped[str | None] = mapped_column(Id, ForeignKey("packages.id", ondelete="SET NULL"), index=True)
     #: what the user asked for, with names resolved to ids (see api/v1/jobs.py)
     spec: Mapped[dict[str, Any]] = mapped_column(JSON)
+    #: what the user asked for, word for word but for secrets and client_token; null for jobs of before this was kept
+    document: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     #: public halves of the job's keys: {"ssh": ..., "host": ...} in OpenSSH format
     keys: Mapped[dict[str, str]] = mapped_column(JSON)
     #: sealed JSON: {"ssh": private key, "host": private key, "secrets": {name: value}}

@@ -275,12 +275,42 @@ def _what_stays(work: Work) -> str:
 
 def _describe(known: dict[str, Any]) -> str:
     files = f"{known['files']} file{'s' * (known['files'] != 1)}"
-    return f"{files}, {known['bytes']} bytes, saved {_age(known):.0f} seconds ago in attempt {known['attempt']}"
+    where = f"in attempt {known['attempt']}" if known["attempt"] else "by the job that was restarted"
+    return f"{files}, {known['bytes']} bytes, saved {_age(known):.0f} seconds ago {where}"
 
 
 def _age(known: dict[str, Any]) -> float:
     """Seconds since a checkpoint was saved, perhaps by a worker whose clock differs."""
     return max(0.0, time.time() - float(known["saved_at"]))
+
+
+def adopt(work: Work, stop: threading.Event) -> Checkpoint | None:
+    """Copy the checkpoint of the job of which this is a restart; None where there is none to begin from, or no longer need.
+
+    :raises FileNotFoundError: it was deleted meanwhile.
+    :raises RemoteError: the job is not wanted any more.
+    """
+    wanted = (work.job.spec.get("restart") or {}).get("checkpoint")
+    if not wanted or work.job.attempt or work.job.runtime.get("checkpoint"):
+        return None
+    theirs = Store(work.tools.storage, work.job.spec["restart"]["job"], work.lease.generation)
+    ours, files = store_of(work), {}
+    known, checkpoint_id = theirs.load(wanted["id"]), ours.new_id()
+    for number, (path, file) in enumerate(sorted(known.files.items())):
+        key = f"{checkpoint_id}/{number}"
+        ours.put(key, _unless(stop, theirs.content(file)))
+        files[path] = replace(file, key=key)
+    adopted = Checkpoint(checkpoint_id, 0, known.saved_at, base=files)
+    ours.save(adopted)
+    return adopted
+
+
+def _unless(stop: threading.Event, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """:raises RemoteError: the job is not wanted any more."""
+    for piece in pieces:
+        if stop.is_set():
+            raise exception.RemoteError("the job is not wanted any more")
+        yield piece
 
 
 def restore(work: Work, crew: Crew, attempt: int, stop: threading.Event) -> dict[int, Any]:
@@ -296,17 +326,12 @@ def restore(work: Work, crew: Crew, attempt: int, stop: threading.Event) -> dict
     files = store.load(known["id"]).files
     versions = {path: file.version for path, file in files.items()}
 
-    def pieces(file: File) -> Iterator[bytes]:
-        for piece in store.content(file):
-            if stop.is_set():
-                raise exception.RemoteError("the job is not wanted any more")
-            yield piece
-
     def give(rank: int, machine: Machine) -> bool:
         held = machine.snapshot(PART, most, hold=False).files
         if {file.path: (file.size, file.mtime_ns) for file in held} == versions:
             return False
-        machine.restore(PART, attempt, ((path, file.size, file.mtime_ns, pieces(file)) for path, file in sorted(files.items())))
+        machine.restore(PART, attempt, ((path, file.size, file.mtime_ns, _unless(stop, store.content(file)))
+                                        for path, file in sorted(files.items())))
         return True
 
     return crew.each(give, range(len(work.job.nodes)))

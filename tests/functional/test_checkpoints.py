@@ -200,3 +200,30 @@ def test_service_that_is_killed_again_and_again_leaves_a_whole_checkpoint(stack:
         assert pairs
         assert now.keys() == {f"{pair}/{name}" for pair in pairs for name in ("one", "two")}, "half a pair"
         assert all(now[f"{pair}/one"] == now[f"{pair}/two"] for pair in pairs), "parts of two saves"
+
+
+def test_restart_of_a_cancelled_job_goes_on_from_what_was_saved_of_it(client: Client, gate: Gate) -> None:
+    """Also when that one is deleted once the new one has begun."""
+    old = begin(client, gate, WRITE_1="worker:0 step-5/weights five;worker:1 last step-5")
+    saved(client, old, files=2)
+    assert client.request("POST", f"/v1/jobs/{old}/restart").status_code == 409
+    client.cancel(old)
+    client.wait_status(old, "CANCELLED")
+    answer = client.request("POST", f"/v1/jobs/{old}/restart")
+    assert answer.status_code == 202, answer.text
+    new = answer.json()["job"]["id"]
+    gate.expect(4)
+    assert client.delete(old).status_code == 204
+    gate.open("exit 3", "worker:0")
+    client.finish(new)
+    again = client.request("POST", f"/v1/jobs/{new}/restart").json()["job"]["id"]
+    gate.expect(6)
+    gate.open()
+    assert client.succeed(again)["restart_of"] == new
+    for job_id in (new, again):
+        for task in ("worker:0", "worker:1"):
+            kept = {"step-5/weights": "five", "last": "step-5"}
+            assert found(client, job_id, 1, task) == kept
+        [told] = stories(client, job_id)
+        assert "Attempt 1 goes on from the checkpoint: 2 files, 10 bytes" in told
+    assert client.get(f"/v1/jobs/{again}/document")["document"]["checkpoint_interval"] == 1

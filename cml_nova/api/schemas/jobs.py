@@ -109,6 +109,7 @@ JOB = record({
     "status": {"enum": list(STATUSES)}, "status_reason": nullable(_STRING), "cause": {"enum": [*map(str, Cause), None]},
     "phase": {"enum": list(map(str, Phase))}, "outcome": {"enum": [*map(str, Outcome), None]},
     "target": {"enum": list(map(str, Target))}, "progress": integer(0, 100), "priority": _NUMBER,
+    "restart_of": {**nullable(_STRING), "description": "Id of the job that it goes on from."},
     "framework": _FRAMEWORK, "image": _IMAGE, "roles": _ROLES, "command": _ANY_COMMAND, "env": {"type": "object"},
     "source": nullable(record({"package": _STRING, "sha256": _STRING, "size": _NUMBER})), "setup": nullable(_ANY_COMMAND),
     "max_run_time": _NUMBER, "max_wait_time": _NUMBER, "max_restarts": _NUMBER, "recover_on_exit_codes": array(_NUMBER),
@@ -138,6 +139,10 @@ LIST_QUERY = request({
     "changes_since": TIME,
     "all_projects": BOOLEAN,
 })
+
+DOCUMENT = record({"document": {**JOB_REQUEST, "title": "JobDocument"},
+                   "secrets": array(_STRING, description="Names of the secrets; their values are never shown.")})
+RESTART_QUERY = request({"client_token": CLIENT_TOKEN})
 
 PLAN = record({"plan": record({
     "framework": _FRAMEWORK, "image": _IMAGE, "roles": _ROLES, "network": nullable(_STRING),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from oslo_db import exception as db_exception
@@ -67,6 +68,7 @@ def _view(job: Any) -> dict[str, Any]:
         "project_id": job.project_id, "user_id": job.user_id,
         "status": status_of(job.phase, job.outcome), "status_reason": job.status_reason, "cause": job.cause,
         "phase": job.phase, "outcome": job.outcome, "target": job.target, "progress": job.progress, "priority": job.priority,
+        "restart_of": job.spec.get("restart", {}).get("job"),
         "image": {"id": job.spec["image"]["id"], "name": job.spec["image"]["name"]},
         **{key: job.spec.get(key) for key in _SHOWN},
         "attempt": job.attempt, "error_restarts": job.error_restarts, "infra_restarts": job.infra_restarts,
@@ -84,18 +86,29 @@ def create(body: dict[str, Any]) -> Any:
     The answer comes as soon as the job is written down; what becomes of it shows in its status. A second request with the same
     client_token gives the first one's job (200).
     """
-    document = body["job"]
+    return submit(body["job"], "The job was created with {} nodes.")
+
+
+def submit(document: dict[str, Any], told: str, restart: Mapping[str, Any] | None = None) -> Any:
+    """Write a new job down and give the answer that says so; or the earlier one's with the same client_token.
+
+    :param told: its first event; ``{}`` stands for the number of nodes.
+    :param restart: ``job``, the id of the one that it goes on from, and its ``checkpoint``, if there is one.
+    :raises QuotaExceeded: the project would have too much.
+    """
     earlier = _repeated(document)
     if earlier is not None:
         return _answer(earlier), 200
     draft = _draft(document)
+    if restart:
+        draft = replace(draft, spec={**draft.spec, "restart": restart})
     job, nodes = _rows(document, draft)
     limits = quota.limits(job.project_id)
     try:
         with services().db.write() as session:
             quota.check(session, job.project_id, quota.needs(draft.flavors), limits)
             db_jobs.create(session, job, nodes)
-            events.add(session, job.id, "created", f"The job was created with {len(nodes)} nodes.", {"request_id": job.request_id})
+            events.add(session, job.id, "created", told.format(len(nodes)), {"request_id": job.request_id})
             [answer] = views(session, [job])
     except (db_exception.DBDuplicateEntry, exception.QuotaExceeded):
         # The same request at the same time may have been first.
@@ -242,6 +255,7 @@ def _rows(document: dict[str, Any], draft: jobspec.Draft) -> tuple[Job, list[Nod
         name=document["name"], description=document.get("description"), meta=document.get("metadata", {}),
         client_token=document.get("client_token"), request_digest=_digest(document), framework=draft.framework.name,
         package_id=None if source is None else source["package"], spec=draft.spec,
+        document={key: value for key, value in document.items() if key not in ("secrets", "client_token")},
         keys={"ssh": ssh_public, "host": host_public}, sealed=sealed, priority=document.get("priority", 0),
         phase=Phase.QUEUED, target=Target.RUN, progress=0, attempt=0, error_restarts=0, infra_restarts=0, forget=False)
     nodes = [

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, TimeoutError
-from typing import Any
+from typing import Any, TypeVar
 
 from oslo_log import log as logging
 
@@ -17,10 +18,12 @@ from cml_nova.worker.beside import beside
 from cml_nova.worker.crew import Crew
 from cml_nova.worker.logs import LogSaver
 from cml_nova.worker.processes import SETUP_ATTEMPT, user_environment, working_directory
-from cml_nova.worker.saving import restore, told_of_restore
+from cml_nova.worker.saving import adopt, restore, told_of_restore
 from cml_nova.worker.work import Work
 
 LOG = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _TICK = 0.5
 
@@ -157,6 +160,7 @@ def _make_attempt(work: Work, crew: Crew) -> None:
         # A node that was out of reach when the last attempt was stopped may still run it.
         _raise_first(work, crew.each(lambda rank, machine: machine.stop(work.job.attempt, 0), _ranks(work)))
     attempt = work.job.attempt + 1
+    _adopt(work)
     given = _restore(work, crew, attempt)
     if work.ended_early():
         return work.report(phase=Phase.TEARDOWN)
@@ -169,7 +173,7 @@ def _make_attempt(work: Work, crew: Crew) -> None:
     for task in layout.tasks:
         mine, ports[task.node] = ports[task.node][:task.ports], ports[task.node][task.ports:]
         table.append({"task": task.name, "address": work.job.nodes[task.node]["address"], "ports": mine})
-    told = [told_of_restore(work, attempt, given)] if work.job.attempt else []
+    told = [told_of_restore(work, attempt, given)] if work.job.attempt or work.job.runtime.get("checkpoint") else []
     work.report(
         phase=Phase.RUNNING, attempt=attempt, runtime={**work.job.runtime, "table": table},
         tasks=[{"attempt": attempt, "name": t.name, "node_rank": t.node, "state": "PENDING"} for t in layout.tasks],
@@ -177,11 +181,27 @@ def _make_attempt(work: Work, crew: Crew) -> None:
     )
 
 
+def _adopt(work: Work) -> None:
+    """Make the checkpoint of the job of which this is a restart its own."""
+    try:
+        adopted = _while_wanted(work, "adopt", lambda stop: adopt(work, stop))
+    except FileNotFoundError:
+        raise _NotReady(Cause.USER_ERROR, f"The checkpoint to go on from is gone: the job {work.job.spec['restart']['job']} "
+                                          "was deleted meanwhile.") from None
+    if adopted:
+        work.report(runtime={**work.job.runtime, "checkpoint": adopted.summary()})
+
+
 def _restore(work: Work, crew: Crew, attempt: int) -> dict[int, Any]:
-    """Give every node the job's checkpoint, for as long as the job is wanted."""
+    """Give every node the job's checkpoint."""
+    return _while_wanted(work, "restore", lambda stop: restore(work, crew, attempt, stop))
+
+
+def _while_wanted(work: Work, name: str, action: Callable[[threading.Event], T]) -> T:
+    """Do something that ends early, with a RemoteError, when the event is set: the job is not wanted any more."""
     def look() -> None:
         if work.ended_early():
             stop.set()
 
     stop = threading.Event()
-    return beside("restore", lambda: restore(work, crew, attempt, stop), look)
+    return beside(name, lambda: action(stop), look)

@@ -33,8 +33,9 @@ def run(work: Work, crew: Crew) -> None:
             work.lease.wake.clear()
             work.lease.check()
             pause = min(_PAUSE_MAX, pause * 1.5)
-    # What nodes no longer hold is among the artifacts.
-    work.tools.storage.delete(checkpoint_prefix(work.job.id))
+    # That of any other job may be wanted: it may be restarted, and a cancelled one's is in no artifact.
+    if work.job.outcome == Outcome.SUCCEEDED:
+        work.tools.storage.delete(checkpoint_prefix(work.job.id))
     work.report(
         phase=Phase.DONE,
         nodes=[{"rank": n["rank"], "status": "DELETED", "unreachable_since": None} for n in work.job.nodes],

@@ -38,6 +38,9 @@ MATRIX: dict[str, dict[str, int]] = {
     "GET /v1/jobs/{job_id}": READ,
     "PATCH /v1/jobs/{job_id}": WRITE,
     "POST /v1/jobs/{job_id}/cancel": WRITE,
+    "GET /v1/jobs/{job_id}/document": READ,
+    # The job of this test has not ended, which is told to those who may know.
+    "POST /v1/jobs/{job_id}/restart": {who: 409 if code == 200 else code for who, code in WRITE.items()},
     "DELETE /v1/jobs/{job_id}": WRITE,
     "GET /v1/jobs/{job_id}/log": READ,
     "GET /v1/jobs/{job_id}/events": READ,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,9 +12,10 @@ import pytest
 from oslo_config import cfg
 
 from cml_nova import conf as cml_conf
+from cml_nova import exception
 from cml_nova.storage.file import FileStorage
 from cml_nova.worker.checkpoints import Checkpoint, File, Store
-from cml_nova.worker.saving import rescue, told_of_restore
+from cml_nova.worker.saving import adopt, rescue, told_of_restore
 from cml_nova.worker.work import Work
 
 
@@ -23,7 +25,7 @@ def work(tmp_path: Path) -> Any:
     cml_conf.register_opts(conf)
     conf.set_override("path", str(tmp_path), group="storage")
     nodes = [{"rank": rank, "role": "worker", "index": rank} for rank in range(3)]
-    job = SimpleNamespace(id="j", attempt=2, runtime={}, nodes=nodes)
+    job = SimpleNamespace(id="j", attempt=2, runtime={}, nodes=nodes, spec={})
     return SimpleNamespace(job=job, lease=SimpleNamespace(generation=4), tools=SimpleNamespace(storage=FileStorage(conf)))
 
 
@@ -69,3 +71,51 @@ def test_attempt_says_from_what_it_goes_on(work: Any) -> None:
     assert detail == {"attempt": 3, "saved_in": 2, "files": 3, "bytes": 15, "sent_to": [1]}
     assert told_of_restore(cast(Work, work), 3, {0: True, 1: True})[1].endswith("It was sent to all nodes.")
     assert told_of_restore(cast(Work, work), 3, {0: False})[1].endswith("in attempt 2.")
+
+
+def restart(work: Any) -> Any:
+    """Make of a job with a saved checkpoint one that goes on from it."""
+    save(work)
+    checkpoint = work.job.runtime["checkpoint"]
+    return SimpleNamespace(
+        job=SimpleNamespace(id="k", attempt=0, runtime={}, nodes=work.job.nodes, spec={"restart": {"job": "j", "checkpoint": checkpoint}}),
+        lease=SimpleNamespace(generation=1), tools=work.tools)
+
+
+def test_a_restart_has_a_copy_of_the_checkpoint_of_its_own(work: Any) -> None:
+    again = restart(work)
+    adopted = adopt(cast(Work, again), threading.Event())
+    assert adopted is not None
+    work.tools.storage.delete("jobs/j")
+    store = Store(work.tools.storage, "k", 1)
+    assert store.load(adopted.id) == adopted
+    assert {path: b"".join(store.content(file)) for path, file in adopted.files.items()} == {
+        "old": b"3/a/0", "x": b"4/b/0", "d/y": b"4/b/1"}
+    assert {path: file.version for path, file in adopted.files.items()} == {"old": (5, 1), "x": (5, 2), "d/y": (5, 2)}
+    assert adopted.for_attempt(1).base == adopted.files
+    again.job.runtime["checkpoint"] = adopted.summary()
+    assert "3 files, 15 bytes, saved 7 seconds ago by the job that was restarted. It was sent" in told_of_restore(again, 1, {0: True})[1]
+
+
+def test_a_checkpoint_is_adopted_once(work: Any) -> None:
+    again = restart(work)
+    again.job.runtime["checkpoint"] = {"id": "1/own"}
+    assert adopt(cast(Work, again), threading.Event()) is None
+    again.job.runtime, again.job.attempt = {}, 1
+    assert adopt(cast(Work, again), threading.Event()) is None
+    again.job.attempt, again.job.spec["restart"]["checkpoint"] = 0, None
+    assert adopt(cast(Work, again), threading.Event()) is None
+
+
+def test_a_checkpoint_that_was_deleted_meanwhile(work: Any) -> None:
+    again = restart(work)
+    work.tools.storage.delete("jobs/j")
+    with pytest.raises(FileNotFoundError):
+        adopt(cast(Work, again), threading.Event())
+
+
+def test_a_job_that_is_not_wanted_any_more_adopts_nothing(work: Any) -> None:
+    again, stop = restart(work), threading.Event()
+    stop.set()
+    with pytest.raises(exception.RemoteError):
+        adopt(cast(Work, again), stop)
