@@ -50,7 +50,17 @@ def needs(flavors: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def limits(project_id: str) -> dict[str, int]:
-    """What a project may have at a time; ``UNLIMITED`` for no limit."""
+    """What a project may have at a time; ``UNLIMITED`` for no limit.
+
+    Those of Keystone are remembered for as long as names are: each would cost a request or two for each job.
+    """
+    if services().conf.quota.driver == "unified":
+        key = ("limits", project_id)
+        known: dict[str, int] | None = services().lookups.get(key)
+        if known is None:
+            known = services().unified_limits.of(project_id, RESOURCES)
+            services().lookups.set(key, known, services().conf.api.lookup_cache_time)
+        return known
     with services().db.read() as session:
         own = quotas.limits(session, project_id)
     configured = services().conf.quota
@@ -58,7 +68,12 @@ def limits(project_id: str) -> dict[str, int]:
 
 
 def set_limits(project_id: str, values: Mapping[str, int | None]) -> None:
-    """Set limits of a project; None for the configured one again."""
+    """Set limits of a project; None for the configured one again.
+
+    :raises Conflict: they are not kept here.
+    """
+    if services().conf.quota.driver == "unified":
+        raise exception.Conflict("Limits of projects are kept in Keystone here; set them there (openstack limit create, limit set).")
     with services().db.write() as session:
         quotas.set_limits(session, project_id, values)
 

@@ -16,6 +16,7 @@ from cml_nova.api.memory import Memory
 from cml_nova.compute import catalog as compute_catalog
 from cml_nova.compute import session as compute_session
 from cml_nova.compute.catalog import Flavor, Image
+from cml_nova.compute.limits import UnifiedLimits
 from cml_nova.context import RequestContext
 from cml_nova.db.engine import Database
 from cml_nova.secrets import Vault
@@ -69,6 +70,8 @@ class Services:
     enforcer: policy.Enforcer
     #: check each response against its schema: for tests, which so keep the schemas honest
     validate_responses: bool = False
+    #: limits that Keystone keeps, where that is configured
+    unified_limits: UnifiedLimits = field(default_factory=UnifiedLimits)
     #: what users' look-ups have given lately; see ``lookups``
     lookups: Memory[Any] = field(default_factory=lambda: Memory(size=1000))
 

@@ -22,6 +22,7 @@ from cml_nova.localcloud import (
     neutron,
     nova,
     security_groups,
+    unified_limits,
 )
 from cml_nova.localcloud.cloud import Cloud
 from cml_nova.localcloud.faults import SERVICES, HTTPFault
@@ -39,7 +40,8 @@ def create_app(cloud: Cloud) -> Flask:
     app.extensions["cloud"] = cloud
     app.url_map.strict_slashes = False
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    for module, prefix in ((identity, "/identity"), (compute, "/compute"), (flavors, "/compute"), (compute_admin, "/compute"),
+    for module, prefix in ((identity, "/identity"), (unified_limits, "/identity"),
+                           (compute, "/compute"), (flavors, "/compute"), (compute_admin, "/compute"),
                            (image, "/image"), (network, "/network"), (security_groups, "/network"), (floatingips, "/network"),
                            (faults, "")):
         app.register_blueprint(module.blueprint, url_prefix=prefix)

@@ -146,38 +146,38 @@ def revoke() -> tuple[str, int]:
     if cloud().accounts.validate(_subject()) is None:
         raise errors.not_found("Could not find token: it is unknown, revoked or expired.")
     if _subject() != request.headers.get("X-Auth-Token"):
-        _admin("identity:revoke_token")
+        admin("identity:revoke_token")
     cloud().accounts.revoke(_subject())
     return "", 204
 
 
 # Users, projects, roles, services
 
-def _admin(rule: str) -> None:
+def admin(rule: str) -> None:
     if not caller().is_admin:
         raise errors.forbidden(f"You are not authorized to perform the requested action: {rule}.")
 
 
-def _links(path: str) -> Document:
+def links(path: str) -> Document:
     return {"self": f"{cloud().options.url}/identity/v3/{path}"}
 
 
-def _listing(name: str, items: list[Document]) -> Response:
-    return jsonify({name: items, "links": {**_links(name), "previous": None, "next": None}})
+def listing(name: str, items: list[Document]) -> Response:
+    return jsonify({name: items, "links": {**links(name), "previous": None, "next": None}})
 
 
 def _show_project(project: Document) -> Document:
     return {**project, "parent_id": DOMAIN["id"], "is_domain": False, "tags": [], "options": {},
-            "links": _links(f"projects/{project['id']}")}
+            "links": links(f"projects/{project['id']}")}
 
 
 def _show_user(user: Document) -> Document:
     shown = {key: value for key, value in user.items() if key != "password"}
-    return {**shown, "password_expires_at": None, "options": {}, "links": _links(f"users/{user['id']}")}
+    return {**shown, "password_expires_at": None, "options": {}, "links": links(f"users/{user['id']}")}
 
 
 def _show_role(role: Document) -> Document:
-    return {**role, "domain_id": None, "description": None, "options": {}, "links": _links(f"roles/{role['id']}")}
+    return {**role, "domain_id": None, "description": None, "options": {}, "links": links(f"roles/{role['id']}")}
 
 
 def _found(kind: str, key: str) -> Document:
@@ -195,26 +195,26 @@ def _filtered(kind: str) -> list[Document]:
 @blueprint.get("/v3/auth/projects")
 def own_projects() -> Response:
     """The projects that the caller can have a token for."""
-    return _listing("projects", [_show_project(project) for project in cloud().accounts.projects_of(caller().user["id"])])
+    return listing("projects", [_show_project(project) for project in cloud().accounts.projects_of(caller().user["id"])])
 
 
 @blueprint.get("/v3/auth/catalog")
 def own_catalog() -> Response:
     """The catalog alone."""
-    return jsonify({"catalog": _catalog(), "links": _links("auth/catalog")})
+    return jsonify({"catalog": _catalog(), "links": links("auth/catalog")})
 
 
 @blueprint.get("/v3/projects")
 def projects() -> Response:
     """All projects."""
-    _admin("identity:list_projects")
-    return _listing("projects", [_show_project(project) for project in _filtered("project")])
+    admin("identity:list_projects")
+    return listing("projects", [_show_project(project) for project in _filtered("project")])
 
 
 @blueprint.post("/v3/projects")
 def add_project() -> tuple[Response, int]:
     """Make a project."""
-    _admin("identity:create_project")
+    admin("identity:create_project")
     body = body_object("project")
     with cloud().store as store:
         if store.find("project", name=body.get("name")):
@@ -228,22 +228,22 @@ def add_project() -> tuple[Response, int]:
 def project(key: str) -> Response:
     """One project: the caller's own, or any for an admin."""
     if key not in {item["id"] for item in cloud().accounts.projects_of(caller().user["id"])}:
-        _admin("identity:get_project")
+        admin("identity:get_project")
     return jsonify({"project": _show_project(_found("project", key))})
 
 
 @blueprint.get("/v3/users")
 def users() -> Response:
     """All users."""
-    _admin("identity:list_users")
-    return _listing("users", [_show_user(user) for user in _filtered("user")])
+    admin("identity:list_users")
+    return listing("users", [_show_user(user) for user in _filtered("user")])
 
 
 @blueprint.get("/v3/users/<key>")
 def user(key: str) -> Response:
     """One user: the caller itself, or any for an admin."""
     if key != caller().user["id"]:
-        _admin("identity:get_user")
+        admin("identity:get_user")
     return jsonify({"user": _show_user(_found("user", key))})
 
 
@@ -251,30 +251,30 @@ def user(key: str) -> Response:
 def user_projects(key: str) -> Response:
     """The projects on which a user has a role."""
     if key != caller().user["id"]:
-        _admin("identity:list_user_projects")
-    return _listing("projects", [_show_project(project) for project in cloud().accounts.projects_of(key)])
+        admin("identity:list_user_projects")
+    return listing("projects", [_show_project(project) for project in cloud().accounts.projects_of(key)])
 
 
 @blueprint.get("/v3/roles")
 def roles() -> Response:
     """All roles."""
-    _admin("identity:list_roles")
-    return _listing("roles", [_show_role(role) for role in _filtered("role")])
+    admin("identity:list_roles")
+    return listing("roles", [_show_role(role) for role in _filtered("role")])
 
 
 @blueprint.get("/v3/roles/<key>")
 def role(key: str) -> Response:
     """One role."""
-    _admin("identity:get_role")
+    admin("identity:get_role")
     return jsonify({"role": _show_role(_found("role", key))})
 
 
 @blueprint.get("/v3/domains")
 def domains() -> Response:
     """The one domain."""
-    _admin("identity:list_domains")
+    admin("identity:list_domains")
     matches = request.args.get("name") in (None, DOMAIN["name"])
-    return _listing("domains", [{**DOMAIN, "enabled": True, "description": "The default domain"}] if matches else [])
+    return listing("domains", [{**DOMAIN, "enabled": True, "description": "The default domain"}] if matches else [])
 
 
 @blueprint.get("/v3/domains/<key>")
@@ -282,15 +282,15 @@ def domain(key: str) -> Response:
     """The one domain."""
     if key != DOMAIN["id"]:
         raise errors.not_found(f"Could not find domain: {key}.")
-    return jsonify({"domain": {**DOMAIN, "enabled": True, "description": "The default domain", "links": _links("domains/default")}})
+    return jsonify({"domain": {**DOMAIN, "enabled": True, "description": "The default domain", "links": links("domains/default")}})
 
 
 @blueprint.get("/v3/services")
 def services() -> Response:
     """The services of the catalog."""
-    _admin("identity:list_services")
-    return _listing("services", [
-        {"id": kind, "type": kind, "name": name, "enabled": True, "links": _links(f"services/{kind}")}
+    admin("identity:list_services")
+    return listing("services", [
+        {"id": kind, "type": kind, "name": name, "enabled": True, "links": links(f"services/{kind}")}
         for kind, (name, _) in _endpoints().items()
         if request.args.get("type") in (None, kind) and request.args.get("name") in (None, name)])
 
@@ -298,24 +298,37 @@ def services() -> Response:
 @blueprint.get("/v3/services/<key>")
 def service(key: str) -> Response:
     """One service of the catalog."""
-    _admin("identity:get_service")
+    admin("identity:get_service")
     if key not in _endpoints():
         raise errors.not_found(f"Could not find service: {key}.")
     return jsonify({"service": {"id": key, "type": key, "name": _endpoints()[key][0], "enabled": True}})
 
 
+def _shown_endpoints() -> list[Document]:
+    return [{"id": f"{kind}-{interface}", "service_id": kind, "interface": interface, "region": REGION, "region_id": REGION, "url": url,
+             "enabled": True, "links": links(f"endpoints/{kind}-{interface}")}
+            for kind, (_, url) in _endpoints().items() for interface in INTERFACES]
+
+
 @blueprint.get("/v3/endpoints")
 def endpoints() -> Response:
     """The endpoints of the catalog."""
-    _admin("identity:list_endpoints")
-    return _listing("endpoints", [
-        {"id": f"{kind}-{interface}", "service_id": kind, "interface": interface, "region": REGION, "region_id": REGION, "url": url,
-         "enabled": True, "links": _links(f"endpoints/{kind}-{interface}")}
-        for kind, (_, url) in _endpoints().items() for interface in INTERFACES
-        if request.args.get("service_id") in (None, kind) and request.args.get("interface") in (None, interface)])
+    admin("identity:list_endpoints")
+    wanted = {name: request.args[name] for name in ("service_id", "interface") if name in request.args}
+    return listing("endpoints", [shown for shown in _shown_endpoints() if all(shown[name] == value for name, value in wanted.items())])
+
+
+@blueprint.get("/v3/endpoints/<key>")
+def endpoint(key: str) -> Response:
+    """One endpoint of the catalog."""
+    admin("identity:get_endpoint")
+    for shown in _shown_endpoints():
+        if shown["id"] == key:
+            return jsonify({"endpoint": shown})
+    raise errors.not_found(f"Could not find endpoint: {key}.")
 
 
 @blueprint.get("/v3/regions")
 def regions() -> Response:
     """The one region."""
-    return _listing("regions", [{"id": REGION, "description": "", "parent_region_id": None, "links": _links(f"regions/{REGION}")}])
+    return listing("regions", [{"id": REGION, "description": "", "parent_region_id": None, "links": links(f"regions/{REGION}")}])

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
+from cml_nova.compute.limits import UnifiedLimits
 from cml_nova.db import jobs as db_jobs
 from cml_nova.db.models import Job
 from tests.unit.api.conftest import Api, job
@@ -125,3 +126,25 @@ def test_limits_that_are_none(shared_api: Api, limits: dict[str, Any], words: st
 def test_what_is_no_project(shared_api: Api, project: str) -> None:
     assert shared_api.get(f"/v1/quota/{project}", **ADMIN).status_code == 404
     assert put(shared_api, {"jobs": 1}, f"/v1/quota/{project}").status_code == 404
+
+
+def test_limits_that_keystone_keeps(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def of(self: UnifiedLimits, project_id: str, resources: Any) -> dict[str, int]:
+        asked.append(project_id)
+        return {"jobs": 1, "nodes": -1, "accelerators": -1}
+
+    monkeypatch.setattr(UnifiedLimits, "of", of)
+    api.conf.set_override("driver", "unified", "quota")
+    api.conf.set_override("jobs", 9, "quota")
+    api.create()
+    refused = api.post("/v1/jobs", json={"job": job()})
+    assert (refused.status_code, refused.json["error"]["limit"]) == (403, 1)  # type: ignore[index]
+    assert shown(api)["limits"] == {"jobs": 1, "nodes": -1, "accelerators": -1}
+    assert asked == ["red"]
+    api.create(project="blue")
+    assert asked == ["red", "blue"]
+    answer = put(api, {"jobs": 5})
+    assert answer.status_code == 409
+    assert "Keystone" in answer.json["error"]["message"]
