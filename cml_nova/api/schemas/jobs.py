@@ -84,7 +84,7 @@ JOB_REQUEST = request({
 CREATE = request({"job": JOB_REQUEST}, required=("job",))
 
 UPDATE = request({
-    "job": request({"name": NAME, "description": DESCRIPTION, "priority": PRIORITY, "metadata": METADATA}, title="JobUpdate",
+    "job": request({"name": NAME, "description": nullable(DESCRIPTION), "priority": PRIORITY, "metadata": METADATA}, title="JobUpdate",
                    minProperties=1),
 }, required=("job",))
 

@@ -209,6 +209,7 @@ def test_update(api: Api) -> None:
     assert (changed["name"], changed["description"], changed["priority"], changed["metadata"]) == ("new", "why", 9, {"b": "2"})
     assert {key for key in changed if changed[key] != created[key]} <= {"name", "description", "priority", "metadata", "updated_at"}
     assert api.get(path).json["job"] == changed  # type: ignore[index]
+    assert api.request("PATCH", path, json={"job": {"description": None}}).json["job"]["description"] is None  # type: ignore[index]
 
 
 @pytest.mark.parametrize("phase", ["QUEUED", "PROVISIONING", "BOOTSTRAPPING", "RUNNING", "COLLECTING", "TEARDOWN"])
