@@ -33,6 +33,8 @@ class Dispatcher:
         self._workers = workers
         self._health = health
         self._take_overs = Allowance(conf.conductor.take_overs_per_minute)
+        # A worker is dead to new jobs as soon as its heartbeats are late; its old ones stay its own for the whole lease.
+        self._alive_within: float = conf.conductor.lease_time / 2
 
     def attend(self, context: cml_context.RequestContext, job_id: str) -> None:
         """Nudge the worker that holds the job, or give the job to one."""
@@ -52,8 +54,7 @@ class Dispatcher:
                 .where(Job.id == job_id)).one_or_none()
             if before is not None and before.worker_id is not None and (not before.expired or self._held_back()):
                 return False
-            # A worker is dead to new jobs as soon as its heartbeats are late; its old ones stay its own for the whole lease.
-            worker_id = leases.idlest_worker(session, alive_within=self._conf.conductor.lease_time / 2)
+            worker_id = leases.idlest_worker(session, self._alive_within)
             if before is None or worker_id is None:
                 return False
             generation = leases.claim(session, job_id, worker_id, self._conf.conductor.lease_time, take_over=before.worker_id is not None)
@@ -76,6 +77,8 @@ class Dispatcher:
         """Assign every job that needs an owner, until the workers are full."""
         with self._db.read() as session:
             expired, free = leases.expired(session, _BATCH), leases.claimable(session, _BATCH)
+            # Each that is tried in vain costs a transaction, and a queue may be long.
+            places = leases.free_places(session, self._alive_within)
         for place, job_id in enumerate(expired):
             reason = self._held_back()
             if reason:
@@ -83,7 +86,7 @@ class Dispatcher:
                 metrics.HELD_BACK.labels(reason).inc()
                 break
             self.assign(context, job_id)
-        for job_id in free:
+        for job_id in free[:places]:
             self.assign(context, job_id)
 
     def _held_back(self) -> str | None:

@@ -192,6 +192,17 @@ def idlest_worker(session: Session, alive_within: float, *, even_full: bool = Fa
     )
 
 
+def free_places(session: Session, alive_within: float) -> int:
+    """Count how many jobs the workers that ``idlest_worker`` picks from can take."""
+    held = select(Job.worker_id, func.count().label("jobs")).where(Job.worker_id.is_not(None), Job.phase != Phase.DONE)
+    load = held.group_by(Job.worker_id).subquery()
+    free = Worker.capacity - func.coalesce(load.c.jobs, 0)
+    total = session.scalar(
+        select(func.sum(case((free > 0, free), else_=0))).select_from(Worker).outerjoin(load, load.c.worker_id == Worker.id)
+        .where(Worker.seen_at > now() - alive_within, Worker.draining.is_(False)))
+    return int(total or 0)
+
+
 def wake_next_waiting(session: Session) -> str | None:
     """Let the first job that waits for room in the cloud be tried now; the others follow it or their own pause.
 

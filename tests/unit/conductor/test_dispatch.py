@@ -21,7 +21,7 @@ from cml_nova.db import leases, nodes
 from cml_nova.db.engine import Database
 from cml_nova.db.models import Job
 from cml_nova.storage import get_storage
-from tests.unit.conductor.conftest import Bus, Clock, look_at_both
+from tests.unit.conductor.conftest import NOW, Bus, Clock, look_at_both
 
 Make = Callable[..., str]
 CONTEXT = cml_context.service_context()
@@ -154,6 +154,25 @@ def test_a_full_worker_gets_no_more(periodics: Periodics, bus: Bus, make_job: Ma
         make_job()
     periodics.sweep()
     assert len(bus.sent) == 2
+
+
+def test_the_sweep_tries_no_more_jobs_than_there_are_places(
+        dispatcher: Dispatcher, make_job: Make, make_worker: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The queue may have thousands of jobs, and each try costs a transaction."""
+    make_worker("w1", capacity=2)
+    make_worker("w2", capacity=1)
+    make_worker("late", seen_at=1.0)
+    make_worker("leaving", draining=True)
+    for worker in ("w1", "w2", "w2"):  # one more than w2 has places for: it was given back by a worker that died
+        make_job(phase="RUNNING", worker_id=worker, generation=1, lease_expires_at=NOW)
+    make_job(phase="DONE", outcome="FAILED", worker_id=None)
+    first = make_job(priority=1)
+    for _ in range(5):
+        make_job()
+    tried: list[str] = []
+    monkeypatch.setattr(dispatcher, "assign", lambda context, job_id: tried.append(job_id))
+    dispatcher.sweep(CONTEXT)
+    assert tried == [first]
 
 
 def test_a_job_that_waited_too_long_ends(
