@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -29,6 +30,10 @@ _PAUSE_MIN, _PAUSE_MAX = 0.2, 5.0
 _REFUSAL_GRACE = 5.0
 #: seconds for which metrics are gathered after others have been reported, at least and at most
 _GATHERING = 0.5
+
+
+class _Over(Exception):
+    """Nothing more is saved of a node's logs."""
 
 
 class Attempt:
@@ -62,6 +67,9 @@ class Attempt:
         #: nodes that refuse to start their processes: since when by the monotonic clock, and why
         self._refusals: dict[int, tuple[float, str]] = {}
         self._leaving = Leave()
+        #: what is saved of a node's logs is saved under its lock; nothing is any more of those that are over
+        self._saving = {node["rank"]: threading.Lock() for node in work.job.nodes}
+        self._over: set[int] = set()
         self._checkpoints = Saver(work, crew, self.report)
         for task in self._tasks:
             # What a worker before us saved, but did not report, is to be found even if the node is lost.
@@ -150,10 +158,17 @@ class Attempt:
 
     def forget(self, ranks: Iterable[int]) -> None:
         """Have no more to do with nodes that are lost."""
+        self._end_saving(ranks)
         for rank in ranks:
             self._unreachable.setdefault(rank, time.monotonic())
             self._since.pop(rank, None)
             self._crew.drop(rank)
+
+    def _end_saving(self, ranks: Iterable[int]) -> None:
+        """See to it that nothing more is saved of nodes' logs, for the metrics in it would never be reported."""
+        for rank in ranks:
+            with self._saving[rank]:
+                self._over.add(rank)
 
     def leave(self) -> None:
         """Stop following and saving; the processes go on."""
@@ -169,7 +184,12 @@ class Attempt:
         return time.monotonic() < self._gathers_until
 
     def report(self, **report: Any) -> None:
-        """Report what has been gathered since the last time, along with what the caller has to say."""
+        """Report what has been gathered since the last time, along with what the caller has to say.
+
+        With a report of a phase the attempt is over.
+        """
+        if "phase" in report:
+            self._end_saving(self._followers)
         self._miss_absent()
         with self._lock:
             tasks, self._changed_tasks = self._changed_tasks, {}
@@ -195,7 +215,7 @@ class Attempt:
     def _follow(self, rank: int, address: str) -> None:
         """Stay with one node until its processes have ended and their logs are here."""
         pause = _PAUSE_MIN
-        while not self._leaving.is_set():
+        while not self._leaving.is_set() and rank not in self._over:
             try:
                 machine = self._crew.connect(rank, address)
                 self._met.add(rank)
@@ -206,7 +226,7 @@ class Attempt:
                 pause = _PAUSE_MIN
                 if self._watch(rank, machine):
                     return
-            except exception.LeaseLost:
+            except (exception.LeaseLost, _Over):
                 return
             except exception.HostKeyRefused as error:
                 self._note_refusal(rank, error.message)
@@ -249,20 +269,31 @@ class Attempt:
         attempt = self._work.job.attempt
         names = self._names(rank)
         machine.follow({(attempt, name): self.saver.resume(attempt, name) for name in names},
-                       on_log=self._take_log, on_state=self._take_state, stop=self._leaving,
+                       on_log=partial(self._take_log, rank), on_state=self._take_state, stop=self._leaving,
                        on_idle=partial(self._take_idle, rank) if self._hang_timeout else None,
                        idle_interval=interval(self._hang_timeout))
         if not self._all_ended(rank):
             return self._leaving.is_set()
-        self._work.lease.check()
-        for name in names:
-            self.saver.finish(attempt, name)
+        with self._may_save(rank):
+            for name in names:
+                self.saver.finish(attempt, name)
         return True
 
-    def _take_log(self, attempt: int, task: str, offset: int, data: bytes) -> None:
-        # A worker held up for longer than its lease would save lines whose metrics nobody reports: the next one has read what there was.
-        self._work.lease.check()
-        self.saver.add(attempt, task, offset, data)
+    @contextmanager
+    def _may_save(self, rank: int) -> Iterator[None]:
+        """Save something of a node's logs, unless it is too late for that.
+
+        A worker held up for longer than its lease would save lines whose metrics nobody reports: the next one has read what there was.
+        """
+        with self._saving[rank]:
+            self._work.lease.check()
+            if rank in self._over:
+                raise _Over
+            yield
+
+    def _take_log(self, rank: int, attempt: int, task: str, offset: int, data: bytes) -> None:
+        with self._may_save(rank):
+            self.saver.add(attempt, task, offset, data)
         if self.saver.has_metrics() and not self._gathers():
             self._work.lease.wake.set()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +15,7 @@ from cml_nova import conf as cml_conf
 from cml_nova import exception
 from cml_nova.storage.base import Storage, log_key
 from cml_nova.storage.file import FileStorage
-from cml_nova.worker.attempt import Attempt
+from cml_nova.worker.attempt import Attempt, _Over
 from cml_nova.worker.logs import LogSaver, parse_metric
 from cml_nova.worker.work import Lease
 
@@ -125,14 +127,43 @@ def test_last_lines(storage: Storage) -> None:
     assert saver.last_lines(1, "worker:0", 2) == ["line 998", "line 999"]
 
 
-def test_a_worker_whose_lease_is_over_saves_nothing_more(storage: Storage) -> None:
+@pytest.fixture
+def attempt(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> Attempt:
+    """One of a single node, whose follower is the test itself."""
+    monkeypatch.setattr(Attempt, "__init__", lambda self: None)
+    attempt: Any = Attempt()  # type: ignore[call-arg]
+    attempt.saver = LogSaver(storage, "job")
+    attempt.saver.resume(1, "worker:0")
+    reports: list[dict[str, Any]] = []
+    attempt._work = SimpleNamespace(lease=Lease("job", 1, 60), report=lambda **report: reports.append(report), reports=reports)
+    attempt._lock, attempt._gathers_until = threading.Lock(), 0.0
+    attempt._saving, attempt._over, attempt._followers = {0: threading.Lock()}, set(), {0: None}
+    attempt._changed_tasks, attempt._changed_nodes, attempt._events, attempt._paths_changed = {}, {}, [], False
+    attempt._miss_absent = lambda: None
+    attempt._crew = SimpleNamespace(drop=lambda rank: None)
+    attempt._unreachable, attempt._since = {}, {}
+    return attempt
+
+
+LINES = [b'CML_METRIC {"name": "loss", "value": 1, "step": %d}\n' % step for step in range(2)]
+
+
+def test_a_worker_whose_lease_is_over_saves_nothing_more(storage: Storage, attempt: Attempt) -> None:
     """It was held up with lines in its hands, and another one has read what was saved."""
-    saver = LogSaver(storage, "job")
-    saver.resume(1, "worker:0")
-    lease = Lease("job", 1, 60)
-    stale: Any = SimpleNamespace(_work=SimpleNamespace(lease=lease), saver=saver, _gathers=lambda: True)
-    Attempt._take_log(stale, 1, "worker:0", 0, b"one\n")
-    lease.lose()
+    attempt._take_log(0, 1, "worker:0", 0, b"one\n")
+    attempt._work.lease.lose()
     with pytest.raises(exception.LeaseLost):
-        Attempt._take_log(stale, 1, "worker:0", 4, b"two\n")
+        attempt._take_log(0, 1, "worker:0", 4, b"two\n")
     assert saved(storage) == b"one\n"
+
+
+@pytest.mark.parametrize("end", [lambda attempt: attempt.report(phase="PROVISIONING"), lambda attempt: attempt.forget([0])])
+def test_nothing_is_saved_whose_metrics_would_not_be_reported(storage: Storage, attempt: Any, end: Callable[[Attempt], None]) -> None:
+    """A node that the cloud says is in ERROR may go on, and so does its follower for a moment."""
+    attempt._take_log(0, 1, "worker:0", 0, LINES[0])
+    end(attempt)
+    with pytest.raises(_Over):
+        attempt._take_log(0, 1, "worker:0", len(LINES[0]), LINES[1])
+    attempt.report(phase="PROVISIONING")
+    assert saved(storage) == LINES[0]
+    assert [metric["step"] for report in attempt._work.reports for metric in report.get("metrics", ())] == [0]
