@@ -138,6 +138,12 @@ def main(cloud):
     assert {day.project_id for day in operator.usage(project=quota.project_id)} == {quota.project_id}
     assert "day" in explain(refused(exceptions.BadRequestException, lambda: list(ml.usage(start="yesterday"))))
     refused(exceptions.HttpException, lambda: list(ml.usage(all_projects=True)))
+    refused(exceptions.ConflictException, ml.restart_job, ml.create_job(name="c", max_wait_time=60, **document))
+    third = ml.restart_job(job)
+    assert (third.restart_of, third.name, third.id == job.id) == (job.id, name, False)
+    assert ml.job_document(third)["document"] == {
+        "name": name, "source": {"package": package.id}, "metadata": {"team": "a"}, **document}, ml.job_document(third)
+    ml.cancel_job(third)
     piece = ml.job_log(job, "worker:1")
     assert piece.data.startswith(b"hello\n") and piece.eof and piece.next_offset == len(piece.data)
     assert ml.job_log(job, "worker:1", tail=4) == LogPiece(piece.data[-4:], piece.next_offset, True, 1)
@@ -163,7 +169,7 @@ def main(cloud):
     assert ml.update_job(job, name="renamed", metadata={"day": name[-9:]}).metadata == {"day": name[-9:]}
     assert ml.get_job(job).name == "renamed"
     assert [found.id for found in ml.jobs(metadata=[f"day={name[-9:]}"], status=["SUCCEEDED", "FAILED"])] == [job.id]
-    assert {found.id for found in itertools.islice(ml.jobs(limit=1), 2)} == {job.id, again.id}
+    assert len({found.id for found in itertools.islice(ml.jobs(limit=1), 3)}) == 3
     ml.delete_job(job)
     ml.delete_job(job)
     refused(exceptions.ResourceNotFound, ml.delete_job, job, ignore_missing=False)

@@ -5,7 +5,7 @@
     for job in conn.machine_learning.jobs():
         print(job.name, job.status)
 
-Other ways to the same: ``vendor_hook: cml_nova.clients.sdk:register`` in clouds.yaml, and ``Connection(extra_services=[SERVICE])``.
+Another way to the same: ``vendor_hook: cml_nova.clients.sdk:register`` in clouds.yaml.
 Works with openstacksdk from 0.101 on, and needs nothing of the service's own modules.
 """
 

@@ -11,7 +11,7 @@ from cml_nova.clients.sdk.patience import Patience
 
 #: most bytes of one request, and of one line: a longer one is given in parts
 PIECE = 1 << 20
-#: seconds that a request for one log waits for text; that for one of several, since the others wait for it
+#: seconds that a request for one log waits for text; and that for one of several, since the others wait for it
 _WAIT, _SHORT_WAIT = 20, 1
 #: phases of a job that has no more to print
 _OVER = ("TEARDOWN", "DONE")
@@ -113,7 +113,8 @@ def follow(client: Any, job_id: str, tasks: Sequence[str], attempt: int | None, 
         quiet = not news
         if not full and streams:
             # What prints without a pause is asked for some times a second, not once for each line.
-            time.sleep(max(0.0, began + min(1.0, 0.2 + 0.01 * len(streams)) - time.monotonic()))
+            pace = _SHORT_WAIT if all(stream.ended for stream in streams) else min(_SHORT_WAIT, 0.2 + 0.01 * len(streams))
+            time.sleep(max(0.0, began + pace - time.monotonic()))
 
 
 def _go_on(client: Any, job_id: str, streams: list[_Stream], attempt: int | None, patience: Patience) -> list[_Stream]:

@@ -127,6 +127,23 @@ class Proxy(proxy.Proxy):
         exceptions.raise_from_response(response)
         return self._existing(Job, response.json()["job"])
 
+    def restart_job(self, job: str | Job) -> Job:
+        """Make a new job of one that has ended: from the same document, going on from its last checkpoint, or anew if it had succeeded.
+
+        :raises ConflictException: it has not ended.
+        """
+        # so that a request that has to be repeated makes no second job
+        response = self.post(f"/jobs/{_id(job)}/restart", params={"client_token": str(uuid.uuid4())})
+        exceptions.raise_from_response(response)
+        return self._existing(Job, response.json()["job"])
+
+    def job_document(self, job: str | Job) -> dict[str, Any]:
+        """Give {"document": what the job was made of, with what was changed since; "secrets": the names of its secrets}."""
+        response = self.get(f"/jobs/{_id(job)}/document")
+        exceptions.raise_from_response(response)
+        answer: dict[str, Any] = response.json()
+        return answer
+
     def wait_for_job(
         self, job: str | Job, callback: Callable[[Job], None] | None = None, timeout: float | None = None,
         statuses: Sequence[str] = TERMINAL, interval: float = 2, patience: Patience | None = None,

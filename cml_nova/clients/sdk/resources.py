@@ -58,6 +58,7 @@ class Job(_Resource):
     target = resource.Body("target")
     progress = resource.Body("progress", type=int)
     queue_position = resource.Body("queue_position")
+    restart_of = resource.Body("restart_of")
     #: {"amount", "currency", "per_hour"}, or None where there are no prices
     cost = resource.Body("cost")
     attempt = resource.Body("attempt")

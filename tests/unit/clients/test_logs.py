@@ -149,6 +149,16 @@ def test_quiet_logs_are_waited_for(clock: Clock, tasks: list[str], longest: int)
     assert {request["wait"] for request in service.requests if request["task"] != "w:0"} <= {0}
 
 
+def test_job_whose_outputs_are_collected_is_looked_at_each_second(clock: Clock) -> None:
+    service = Service([{"w:0": b"a\n"}])
+    service.attempt, service.phase, service._written = 1, "COLLECTING", {"w:0": 2}
+    end = clock.now + 60
+    service._step = lambda: clock.now > end and setattr(service, "phase", "TEARDOWN")  # type: ignore[method-assign,assignment]
+    assert [line.text for line in follow(service, ["w:0"])] == ["a"]
+    assert len(service.requests) == 1
+    assert 60 <= len(clock.naps) <= 62
+
+
 def test_what_does_not_pass_is_raised(clock: Clock) -> None:
     service = Service([{"w:0": b"a\n"}])
     lines = logs.follow(service, "j", ["w:0"], None, Patience())
