@@ -20,6 +20,8 @@ from tests.harness.reports import pytest_runtest_makereport  # noqa: F401 -- a h
 from tests.harness.stack import Stack
 
 REPOSITORY = Path(__file__).parents[2]
+#: which client packages the tests run with: those of Debian 12, the newest; CML_TEST_CLIENTS names some of them
+SIDES = os.environ.get("CML_TEST_CLIENTS", "floor ceiling").split()
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Laptop:
         return out
 
 
-@pytest.fixture(scope="session", params=["floor", "ceiling"])
+@pytest.fixture(scope="session", params=SIDES)
 def python(request: pytest.FixtureRequest) -> str:
     """The Python of a laptop."""
     if request.param == "ceiling":

@@ -170,20 +170,21 @@ def run_here(parts: Parts, venv: bootstrap.Venv, pytest: list[str], fine: tuple[
 
 
 def run_clients(parts: Parts, pytest: list[str], fine: tuple[int, ...], log_dir: Path, *, must: bool) -> None:
-    """Run the tests of the clients with the newest packages and with Debian's.
+    """Run the tests of the clients with the newest packages and, beside that, with Debian's: most of their time goes to starting commands.
 
     :param must: it is a failure where Debian's can't be installed.
     """
-    selected: list[str] = []
+    sides = {"the newest packages": "ceiling", "Debian's packages": "floor"}
     try:
         laptop.install(log_dir)
     except bootstrap.BootstrapError as error:
+        del sides["Debian's packages"]
         if must:
-            parts.fail("clients", str(error))
-            return
-        parts.leave_out("clients on Debian's packages", str(error))
-        selected = ["-k", "not floor"]
-    parts.run("clients", [*pytest, "tests/clients", *selected], fine=fine)
+            parts.fail("clients with Debian's packages", str(error))
+        else:
+            parts.leave_out("clients with Debian's packages", str(error))
+    parts.run_together({f"clients with {name}": ([*pytest, "tests/clients"], {"CML_TEST_CLIENTS": side}) for name, side in sides.items()},
+                       log_dir, fine)
 
 
 def run_services(parts: Parts, pytest: list[str], fine: tuple[int, ...], log_dir: Path) -> None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from cml_nova.clients.osc.base import UsageError, answer, say
-from cml_nova.clients.osc.jobfile import Document, read, variables
+from cml_nova.clients.osc.jobfile import Document, read, seconds, variables
 
 #: options whose value is that of the key with the same name: option -> (key of the document, type, metavar, help)
-_PLAIN: dict[str, tuple[tuple[str, ...], type, str, str]] = {
+_PLAIN: dict[str, tuple[tuple[str, ...], Callable[[str], Any], str, str]] = {
     "--description": (("description",), str, "<text>", "What the job is for"),
     "--image": (("image",), str, "<image>", "Image of the machines (name or ID), instead of or beside a framework"),
     "--flavor": (("flavor",), str, "<flavor>", "Flavor of the machines (name or ID)"),
@@ -21,11 +21,11 @@ _PLAIN: dict[str, tuple[tuple[str, ...], type, str, str]] = {
     "--package": (("source", "package"), str, "<package>", "ID of an uploaded package of training code"),
     "--command": (("command",), str, "<command>", "Command line that runs on each machine, in the directory of the code"),
     "--setup": (("setup",), str, "<command>", "Command line that runs once on each machine before the first attempt"),
-    "--max-run-time": (("max_run_time",), str, "<time>", "Time after which the training is stopped, such as 90s, 15m, 2h, 1d"),
-    "--max-wait-time": (("max_wait_time",), str, "<time>", "Time after which the job fails if there is no room for it"),
+    "--max-run-time": (("max_run_time",), seconds, "<time>", "Time after which the training is stopped, such as 90s, 15m, 2h, 1d"),
+    "--max-wait-time": (("max_wait_time",), seconds, "<time>", "Time after which the job fails if there is no room for it"),
     "--max-restarts": (("max_restarts",), int, "<count>", "How often the training is started anew after an error of the program"),
-    "--hang-timeout": (("hang_timeout",), str, "<time>", "Time without a sign of life after which the training counts as hanging"),
-    "--checkpoint-interval": (("checkpoint_interval",), str, "<time>", "Time between saves of checkpoints"),
+    "--hang-timeout": (("hang_timeout",), seconds, "<time>", "Time without a sign of life after which the training counts as hanging"),
+    "--checkpoint-interval": (("checkpoint_interval",), seconds, "<time>", "Time between saves of checkpoints"),
     "--priority": (("priority",), int, "<number>", "Higher ones are started first"),
     "--availability-zone": (("availability_zone",), str, "<zone>", "Where the machines are"),
     "--network": (("network",), str, "<network>", "Network of the machines (name or ID)"),
@@ -110,9 +110,9 @@ def _pair(text: str, option: str) -> tuple[str, str]:
 
 
 def _put_role(document: Document, text: str) -> None:
-    role, rest = _pair(text, "--role")
+    role, _, rest = text.partition("=")
     count, _, flavor = rest.partition(",")
-    if not count.isdecimal():
+    if not role or not count.isdecimal():
         raise UsageError(f"--role {text}: it must look like worker=4 or worker=4,flavor.")
     document.put(("roles", role, "count"), int(count), "--role")
     if flavor:
@@ -137,9 +137,9 @@ def take_directory(document: Document) -> Path | None:
     origin = document.origin("source.directory") or document.origin("source")
     path = document.directory / str(source["directory"])
     if set(source) != {"directory"}:
-        raise UsageError(f"source: give a directory or a package, not both ({origin}).")
+        raise UsageError(f"{origin}: source: give a directory or a package, not both.")
     if not path.is_dir():
-        raise UsageError(f"source: {path} is no directory ({origin}).")
+        raise UsageError(f"{origin}: source: {path} is no directory.")
     del document.content["source"]
     return path
 
@@ -163,12 +163,18 @@ def judged(document: Document) -> Iterator[None]:
 
 
 def _fault(document: Document, fault: dict[str, Any]) -> str:
-    name = str(fault.get("field") or "").removeprefix("job.")
-    origin = document.origin(name)
     message = str(fault["message"]).removeprefix("job.")
-    if origin in _PLAIN:
-        message = message.removeprefix(f"{name}: ")
-    return f"{origin}: {message}" if origin else message
+    name = str(fault.get("field") or message.partition(":")[0]).removeprefix("job.")
+    origin = document.origin(name)
+    if origin is None:
+        return message + _way_to_say(name)
+    return f"{origin}: {message.removeprefix(f'{name}: ') if origin in _PLAIN else message}"
+
+
+def _way_to_say(name: str) -> str:
+    """Name the option for a key that was not given."""
+    options = {".".join(path): option for option, (path, *_) in _PLAIN.items()} | {"name": "<name>", "framework": "--framework"}
+    return f" Give {options[name]}, or {name} in the job file." if name in options else ""
 
 
 def plan(client: Any, document: Document) -> Any:

@@ -22,6 +22,5 @@ class ListFlavors(Lister):
         for one in self.client.flavors():
             has = one.accelerators or {"kind": None, "count": 0}
             if parsed_args.accelerator in (None, has["kind"]):
-                price = getattr(one, "cost_per_hour", None)
-                rows.append((one.name, has["kind"], has["count"], one.vcpus, one.ram, one.disk, price, one.id))
+                rows.append((one.name, has["kind"], has["count"], one.vcpus, one.ram, one.disk, one.cost_per_hour, one.id))
         return names, rows

@@ -29,7 +29,7 @@ _HIDDEN = ("links", "location", "phase", "target", "flavor", "workers", "client_
 
 def shown(job: Any) -> tuple[tuple[str, ...], tuple[Any, ...]]:
     """Give the names and values of a job for a command that shows one."""
-    document = {name: getattr(job, name, None) for name in ("queue_position", "cost")} | job.to_dict(computed=False, original_names=True)
+    document = job.to_dict(computed=False, original_names=True)
     fields = {name: document[name] for name in [*_FIRST, *document] if name not in _HIDDEN}
     return tuple(fields), tuple(_FORMS[name](value) if name in _FORMS else value for name, value in fields.items())
 
@@ -61,10 +61,10 @@ _COLUMNS: tuple[_Column, ...] = (
     ("Nodes", lambda job: sum(role["count"] for role in (job.roles or {}).values())),
     ("Accelerators", accelerators),
     ("Run Time", lambda job: columns.Seconds(run_time(job))),
-    ("Cost", lambda job: columns.Money(getattr(job, "cost", None))),
+    ("Cost", lambda job: columns.Money(job.cost)),
 )
 _LONG: tuple[_Column, ...] = (
-    ("Queue Position", lambda job: getattr(job, "queue_position", None)),
+    ("Queue Position", lambda job: job.queue_position),
     ("Priority", lambda job: job.priority),
     ("Framework", lambda job: (job.framework or {}).get("name")),
     ("Cause", lambda job: job.cause),
@@ -112,7 +112,7 @@ class ListJobs(Lister):
         patience, before = sdk.Patience(notify=say), None
         while True:
             self._found = patience.call(lambda: self._jobs(parsed_args))
-            now = [(job.id, job.status, job.progress, getattr(job, "queue_position", None)) for job in self._found]
+            now = [(job.id, job.status, job.progress, job.queue_position) for job in self._found]
             if now != before:
                 if self.app.stdout.isatty():
                     self.app.stdout.write("\x1b[H\x1b[J")

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from cml_nova.clients.osc import waiting
-from cml_nova.clients.osc.base import Command, UsageError, find_job, reattach, say
+from cml_nova.clients.osc.base import Command, find_job, reattach, say
 from cml_nova.clients.osc.job import add_job
 
 #: colours of tasks on a terminal
@@ -31,13 +31,11 @@ class ShowLog(Command):
         part.add_argument("--attempt", metavar="<number>", type=int, help="Attempt whose log is printed (default: the newest)")
         part.add_argument("--phase", choices=("setup", "run"), default="run", help="Log of the setup command, or of the training (default)")
         parser.add_argument("--lines", metavar="<count>", type=int,
-                            help="Print only the last so many lines of each task; not with --follow")
+                            help="Begin with the last so many lines of each task")
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> int:
         args = parsed_args
-        if args.follow and args.lines is not None:
-            raise UsageError("--lines is about what is there already; leave it or --follow out.")
         job = find_job(self.client, args.job)
         tasks = args.tasks or [f"{role}:{index}" for role, entry in job.roles.items() for index in range(entry["count"])]
         attempt = 0 if args.phase == "setup" else args.attempt
@@ -46,13 +44,13 @@ class ShowLog(Command):
             for task in tasks:
                 show(task, collections.deque(_there(self.client, job, task, attempt), args.lines))
             return 0
-        return self._follow(job, tasks, attempt, show)
+        return self._follow(job, tasks, attempt, args.lines, show)
 
-    def _follow(self, job: Any, tasks: list[str], attempt: int | None, show: _Printer) -> int:
+    def _follow(self, job: Any, tasks: list[str], attempt: int | None, lines: int | None, show: _Printer) -> int:
         from cml_nova.clients import sdk
 
         try:
-            for line in self.client.follow_log(job, tasks=tasks, attempt=attempt, patience=sdk.Patience(notify=say)):
+            for line in self.client.follow_log(job, tasks=tasks, attempt=attempt, patience=sdk.Patience(notify=say), lines=lines):
                 show(line.task, [line.text])
         except KeyboardInterrupt as error:
             reattach(error, f"The job {job.id} goes on. `openstack ml job log show --follow {job.id}` follows it again, "

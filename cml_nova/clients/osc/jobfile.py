@@ -192,12 +192,13 @@ def _duration(value: Any) -> Any:
     return int(seconds) if seconds.is_integer() else seconds
 
 
-def seconds(text: str) -> float:
+def seconds(text: str) -> int | float:
     """Read a time such as 90, 90s, 15m, 2h or 1d of an option, in seconds; argparse makes a usage error of what is none."""
     value = _duration(text)
     if isinstance(value, str):
         raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 90s, 15m, 2h or 1d")
-    return float(value)
+    number: int | float = value
+    return number
 
 
 def variables(name: str) -> dict[str, str]:

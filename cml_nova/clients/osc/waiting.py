@@ -79,8 +79,7 @@ class Progress:
         return f"{job.name}: {text}" + (f" (attempt {job.attempt})" if (job.attempt or 0) > 1 else "")
 
     def _queued(self, job: Any) -> str:
-        position = getattr(job, "queue_position", None)
-        place = f", number {position} in the queue" if position else ""
+        place = f", number {job.queue_position} in the queue" if job.queue_position else ""
         return f"queued{place}" + (f": {job.status_reason}" if job.status_reason else "")
 
     def _building(self, job: Any) -> str:

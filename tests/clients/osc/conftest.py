@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.clients.conftest import SIDES
 from tests.harness.client import Client
 from tests.harness.command import Openstack, ceiling, floor
 from tests.harness.stack import Stack
 from tests.harness.training import WAIT, Gate, document
 
 
-@pytest.fixture(scope="session", params=["floor", "ceiling"])
+@pytest.fixture(scope="session", params=SIDES)
 def openstack(request: pytest.FixtureRequest, session_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Openstack:
     clouds = session_stack.cloud.directory / "clouds.yaml"
     if request.param == "floor":
@@ -56,7 +57,7 @@ def done(client: Client) -> str:
 @pytest.fixture(scope="session")
 def failed(client: Client) -> str:
     """Give the id of a job whose program has ended with the code 7."""
-    job_id = client.submit(document(name="failed", workers=1), {"train.py": "import sys; print('about to fail'); sys.exit(7)"})
+    job_id = client.submit(document(name="failed", workers=1), {"train.py": "import sys; print('first\\nabout to fail'); sys.exit(7)"})
     client.finish(job_id)
     return job_id
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from tests.harness.client import Client
 from tests.harness.command import Openstack
-from tests.harness.stack import Stack
 from tests.harness.training import WAIT, Gate, document
 
 SHOWN = {
@@ -47,19 +46,20 @@ def test_u01_u03_plan(openstack: Openstack, client: Client) -> None:
     assert client.jobs(limit=1000) == before
 
 
-def test_u01_u15_what_is_beyond_the_quota(openstack: Openstack, session_stack: Stack) -> None:
-    def limit(nodes: int | None) -> None:
-        project = session_stack.demo.get("/v1/quota")["quota"]["project_id"]
-        done = session_stack.admin.request("PUT", f"/v1/quota/{project}", json={"quota": {"limits": {"nodes": nodes}}})
-        assert done.ok, done.text
+def test_u01_u15_what_is_beyond_the_quota(openstack: Openstack) -> None:
+    def limit(nodes: str) -> None:
+        openstack("ml", "quota", "set", project, "--nodes", nodes, cloud="local-admin")
 
+    before = openstack.json("ml", "quota", "show")
+    project = before["project_id"]
     args = ("big", "--image", "plain", "--flavor", "cpu.small", "--workers", "4", "--command", "true")
-    limit(3)
+    limit("3")
     try:
+        assert openstack.json("ml", "quota", "show") == {**before, "nodes": 3}
         planned = openstack.run("ml", "job", "plan", *args, "-f", "json")
         refused = openstack.run("ml", "job", "create", *args)
     finally:
-        limit(None)
+        limit("default")
     assert (planned.code, planned.json["feasible"], refused.code) == (1, False, 1)
     assert planned.json["reasons"] == [refused.err.strip()], "the same words"
     assert "4" in refused.err and "3" in refused.err

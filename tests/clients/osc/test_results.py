@@ -77,6 +77,10 @@ def test_u27_cost(openstack: Openstack, client: Client, done: str) -> None:
     assert shown["cost"] == client.job(done)["cost"]
     assert shown["cost"]["amount"] > 0
     assert (shown["cost"]["currency"], shown["cost"]["per_hour"]) == ("CHF", 7200.0)
+    usage = openstack.json("ml", "usage", "show")
+    assert sum(day["Node Time"] for day in usage) >= sum(day["Accelerator Time"] for day in usage) > 0
+    assert sum(day["Cost"] for day in usage) >= shown["cost"]["amount"]
+    assert {day["Currency"] for day in usage} == {"CHF"}
     assert f"{shown['cost']['amount']:.2f} CHF" in openstack("ml", "job", "list", "--all", "--name", "done").out
 
 

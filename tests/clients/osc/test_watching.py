@@ -99,8 +99,8 @@ def test_u09_follow_is_prompt_and_ends_with_the_job(openstack: Openstack, client
     assert "said: SUCCEEDED" in done.err
 
 
-def test_u09_follow_has_the_result_of_the_job(openstack: Openstack, failed: str) -> None:
-    done = openstack.run("ml", "job", "log", "show", "-f", failed)
+def test_u09_u11_follow_has_the_result_of_the_job(openstack: Openstack, failed: str) -> None:
+    done = openstack.run("ml", "job", "log", "show", "-f", "--lines", "1", failed)
     assert (done.code, done.out) == (1, "about to fail\n")
 
 
