@@ -13,6 +13,7 @@ from tests.harness.client import Client
 from tests.harness.command import Openstack
 from tests.harness.stack import Stack
 from tests.harness.training import TICK, WAIT, Gate, document, ticked
+from tests.harness.waiting import until
 
 #: prints a line at each word of the test, with the time at which it did
 SAY = '''
@@ -132,3 +133,39 @@ def test_u11_tasks_of_a_job(openstack: Openstack, done: str) -> None:
 def test_u12_u13_logs_of_setup_and_of_what_is_gone(openstack: Openstack, client: Client, done: str) -> None:
     assert {node["status"] for node in client.nodes(done)} == {"DELETED"}
     assert openstack("ml", "job", "log", "show", "--phase", "setup", "--task", "worker:0", done).out == "set up\n"
+
+
+#: counts on from its checkpoint; says where it began, and that it was given the word to end
+COUNT = '''
+import os, threading, time
+import gate
+
+path = os.path.join(os.environ["CML_CHECKPOINT_DIR"], "step")
+step = int(open(path).read()) if os.path.exists(path) else 0
+print("from", step, flush=True)
+opened = threading.Event()
+threading.Thread(target=lambda: (gate.wait(), opened.set()), daemon=True).start()
+while not opened.wait(0.05):
+    step += 1
+    with open(path + ".tmp", "w") as file:
+        file.write(str(step))
+    os.rename(path + ".tmp", path)
+    print("step", step, flush=True)
+'''
+
+
+def test_u21_restart_goes_on_from_the_checkpoint_of_a_job_that_was_cancelled(openstack: Openstack, client: Client, gate: Gate) -> None:
+    first = client.submit(document(name="counting", workers=1, checkpoint_interval=1, env=gate.env), gate.files(COUNT))
+    gate.expect(1)
+    until(lambda: client.get(f"/v1/jobs/{first}/checkpoint")["checkpoint"], 30, "a checkpoint")
+    openstack("ml", "job", "cancel", first)
+    assert client.finish(first)["status"] == "CANCELLED"
+    second = openstack.json("ml", "job", "restart", first)
+    assert second["id"] != first
+    assert (second["name"], second["restart_of"]) == ("counting", first)
+    gate.expect(2)
+    gate.open()
+    client.succeed(second["id"])
+    *_, last = [int(line.split()[1]) for line in client.log(first).splitlines() if line.startswith("step")]
+    begun = int(client.log(second["id"]).splitlines()[0].removeprefix("from "))
+    assert 0 < begun <= last
