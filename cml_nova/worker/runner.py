@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
 
 from oslo_log import log as logging
@@ -50,10 +51,18 @@ def _steps(work: Work, crew: Crew) -> None:
         except Exception as error:
             _note(work, phase, error)
             asked = error.detail.get("retry_after", 0.0) if isinstance(error, exception.CloudError) else 0.0
-            work.lease.wake.wait(max(min(asked, _PAUSE_MAX), pause * random.uniform(0.5, 1.0)))  # noqa: S311 -- no secret
+            _rest(work, min(asked, _PAUSE_MAX), pause * random.uniform(0.5, 1.0))  # noqa: S311 -- no secret
             pause = min(_PAUSE_MAX, pause * 2)
             work.lease.check()
             work.refresh()
+
+
+def _rest(work: Work, asked: float, pause: float) -> None:
+    """Wait before a step is run again. News of the job ends that, if the job is wanted not before the seconds that the cloud asks for."""
+    until = time.monotonic() + asked
+    work.lease.wake.wait(max(asked, pause))
+    while (left := until - time.monotonic()) > 0 and not work.stopping() and not work.ended_early():
+        work.lease.wake.wait(left)
 
 
 def _note(work: Work, phase: str, error: Exception) -> None:

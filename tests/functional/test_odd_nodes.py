@@ -38,12 +38,20 @@ CLOCK = '''hours=-1; [ "$first" ] && hours=1
 [ "$1 $2" = "-IS -c" ] || exec {python} "$@"
 exec {python} -IS -c "import time; right = time.time; time.time = lambda: right() + $hours * 3600; $3"
 '''
-#: saves what attempt it is and fails; the next one says what it has found
+#: saves what attempt it is and fails, with a heartbeat all the while; the next one says what it has found
 SAVE = '''
 import os
 import sys
+import threading
+import time
 import gate
 
+def beat():
+    while True:
+        open(os.environ["CML_HEARTBEAT_FILE"], "w").close()
+        time.sleep(0.2)
+
+threading.Thread(target=beat, daemon=True).start()
 path = os.path.join(os.environ["CML_CHECKPOINT_DIR"], "attempt")
 print("found", open(path).read() if os.path.exists(path) else "nothing", flush=True)
 with open(path + ".tmp", "w") as file:
@@ -125,10 +133,11 @@ def test_a_job_none_of_whose_machines_has_its_gpus_fails_and_says_so(client: Cli
 def test_clocks_of_machines_that_are_wrong_change_nothing(client: Client, install: Install) -> None:
     install("python3", FIRST + CLOCK)
     with Gate() as gate:
-        body = document(env=gate.env, checkpoint_interval=1, hang_timeout=10, max_restarts=1)
+        body = document(env=gate.env, checkpoint_interval=1, hang_timeout=8, max_restarts=1)
         job_id = client.submit(body, gate.files(SAVE))
         gate.expect(2)
         until(lambda: client.get(f"/v1/jobs/{job_id}/checkpoint")["checkpoint"], 30, "a checkpoint")
+        time.sleep(3)  # the nodes say every two seconds for how long processes have been silent
         gate.open()
         job = client.succeed(job_id)
     assert (job["attempt"], job["infra_restarts"]) == (2, 0), client.story(job_id)
