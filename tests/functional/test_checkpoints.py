@@ -167,6 +167,7 @@ def test_file_that_is_deleted_stays_deleted_whoever_else_has_a_copy(client: Clie
         assert found(client, job_id, 3, task) == {"step-2": "2", "step-3": "3"}
 
 
+@pytest.mark.fault("checkpoint-too-large")
 def test_checkpoint_that_is_too_large_is_not_saved_and_the_last_one_stays(client: Client, cloud: LocalCloud, gate: Gate) -> None:
     """The limit for tests is 1 MB (tests/harness/cloud.py)."""
     job_id = begin(client, gate, WRITE_1="worker:0 step 5", LATER="worker:0 big x*2000000;worker:0 step 6")
@@ -181,6 +182,7 @@ def test_checkpoint_that_is_too_large_is_not_saved_and_the_last_one_stays(client
     assert [found(client, job_id, 2, task) for task in ("worker:0", "worker:1")] == [{"step": "5"}] * 2
 
 
+@pytest.mark.fault("checkpoint-interrupted")
 def test_service_that_is_killed_again_and_again_leaves_a_whole_checkpoint(stack: Stack, client: Client, cloud: LocalCloud,
                                                                            gate: Gate) -> None:
     """A pair of files is written anew all the time, each version under one rename of their directory; saves are torn by the kills."""

@@ -139,6 +139,8 @@ MATRIX: dict[str, tuple[Row, ...]] = {
     "Checkpoints": (
         Row("checkpoint-node-lost", "the node that wrote checkpoints is lost", "every node has the last saved ones at the next start"),
         Row("checkpoint-on-term", "a program saves when it gets TERM", "what it saves then counts"),
+        Row("checkpoint-interrupted", "the service is killed while checkpoints are saved", "the last one that was saved as a whole counts"),
+        Row("checkpoint-too-large", "a checkpoint is larger than is saved", "the user is told; the last good one stays"),
         Row("checkpoint-writer-changes", "the next attempt's writer is on another node", "it goes on from what was saved"),
     ),
     "Everything at once": (
