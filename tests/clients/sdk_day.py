@@ -134,7 +134,7 @@ def main(cloud):
     assert operator.update_quota(quota.project_id, nodes=None).limits["nodes"] == -1
     assert next(iter(operator.workers())).capacity > 0
     days = list(ml.usage())
-    assert days[-1].jobs >= 1 and days[-1].node_seconds > 0 and days[-1].cost is None, days
+    assert days[-1].jobs >= 1 and days[-1].node_seconds > 0, days
     assert {day.project_id for day in operator.usage(project=quota.project_id)} == {quota.project_id}
     assert "day" in explain(refused(exceptions.BadRequestException, lambda: list(ml.usage(start="yesterday"))))
     refused(exceptions.HttpException, lambda: list(ml.usage(all_projects=True)))

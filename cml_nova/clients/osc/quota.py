@@ -47,4 +47,6 @@ class SetQuota(Command):
 
 
 def _limit(text: str) -> int | str:
+    if text != "default" and not text.removeprefix("-").isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number, and not default")
     return text if text == "default" else int(text)
