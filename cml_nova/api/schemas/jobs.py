@@ -36,7 +36,7 @@ ENV: Schema = {
                       "description": "Names of variables have letters, digits and '_', and don't begin with a digit"},
     "additionalProperties": {"type": "string", "maxLength": 32768, "not": NO_NUL, "description": "No NUL characters."},
 }
-NAME = text(255)
+NAME = text(255, description="A line of text without control characters")
 DESCRIPTION: Schema = {"type": "string", "maxLength": 4096, "not": NO_CONTROL_BUT_LINES,
                        "description": "No control characters but tabs and line ends."}
 CLIENT_TOKEN: Schema = {"type": "string", "pattern": "^[A-Za-z0-9_.:-]{1,64}$",
