@@ -245,7 +245,7 @@ class Quickstart:
 The service and the cloud go on running. To talk to them:
   export OS_CLIENT_CONFIG_FILE={self.daemons.clouds_file} OS_CLOUD=local
   export PATH={self.venv.path / 'bin'}:$PATH
-  openstack server list; openstack image list; openstack flavor list
+  openstack ml job list --all; openstack server list; openstack image list; openstack flavor list
   TOKEN=$(openstack token issue -f value -c id)
   curl -s -H "X-Auth-Token: $TOKEN" http://127.0.0.1:{port}/v1/jobs
 Their logs: {self.daemons.logs['standalone']} and {self.daemons.logs['localcloud']}
