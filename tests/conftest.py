@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
@@ -22,3 +23,6 @@ sys.meta_path.insert(0, _NoEventlet())
 from oslo_service import backend  # noqa: E402 -- the import that must find no eventlet
 
 backend.init_backend(backend.BackendType.THREADING)
+
+# A shell has what it runs in the background ignore Ctrl-C, and so would all commands that are started here, some of which are to heed it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
