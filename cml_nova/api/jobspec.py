@@ -214,6 +214,11 @@ def _roles(document: Mapping[str, Any], counts: Mapping[str, int], flavors: Mapp
             for role, count in counts.items()}
 
 
+def accelerators_of(flavor: Mapping[str, Any]) -> int:
+    """How many accelerators a node with a flavor has, as a job's ``spec`` represents it."""
+    return int((flavor["accelerators"] or {"count": 0})["count"])
+
+
 def flavor_view(flavor: Flavor) -> dict[str, Any]:
     """Represent a flavor as a job's ``spec`` does."""
     has = flavor.accelerator_kind is not None and flavor.accelerator_count > 0

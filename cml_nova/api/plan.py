@@ -70,7 +70,7 @@ def _look(priority: int) -> _Situation:
 
 def _offers(draft: jobspec.Draft, flavors: Sequence[Mapping[str, Any]], known: Sequence[Flavor], now: _Situation) -> list[dict[str, Any]]:
     """Represent the flavors that would do in place of the one with the most accelerators, the available and cheap ones first."""
-    replaced = max(flavors, key=_count)
+    replaced = max(flavors, key=jobspec.accelerators_of)
     offers = []
     for other in known:
         if other.id == replaced["id"] or not _would_do(other, replaced, draft):
@@ -84,8 +84,8 @@ def _offers(draft: jobspec.Draft, flavors: Sequence[Mapping[str, Any]], known: S
 
     def rank(offer: tuple[Mapping[str, Any], Mapping[str, Any]]) -> tuple[Any, ...]:
         flavor, shown = offer
-        price = shown["cost_per_hour"]
-        return not shown["available"], price is None, price or 0, _count(flavor), flavor["vcpus"], flavor["ram"], flavor["name"]
+        price, accelerators = shown["cost_per_hour"], jobspec.accelerators_of(flavor)
+        return not shown["available"], price is None, price or 0, accelerators, flavor["vcpus"], flavor["ram"], flavor["name"]
 
     return [shown for _, shown in sorted(offers, key=rank)[:_OFFERS]]
 
@@ -95,9 +95,5 @@ def _would_do(other: Flavor, replaced: Mapping[str, Any], draft: jobspec.Draft) 
     if not draft.image.fits(other):
         return False
     if replaced["accelerators"]:
-        return other.accelerator_count >= _count(replaced)
+        return other.accelerator_count >= jobspec.accelerators_of(replaced)
     return other.vcpus >= replaced["vcpus"] and other.ram >= replaced["ram"]
-
-
-def _count(flavor: Mapping[str, Any]) -> int:
-    return int((flavor["accelerators"] or {"count": 0})["count"])

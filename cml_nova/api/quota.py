@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from cml_nova import exception
+from cml_nova.api.jobspec import accelerators_of
 from cml_nova.api.services import services
 from cml_nova.db import quotas
 from cml_nova.db.quotas import RESOURCES
@@ -46,7 +47,7 @@ def needs(flavors: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
     :param flavors: of its nodes, as its ``spec`` has them.
     """
-    return {"jobs": 1, "nodes": len(flavors), "accelerators": sum((f["accelerators"] or {"count": 0})["count"] for f in flavors)}
+    return {"jobs": 1, "nodes": len(flavors), "accelerators": sum(map(accelerators_of, flavors))}
 
 
 def limits(project_id: str) -> dict[str, int]:

@@ -260,7 +260,7 @@ def _rows(document: dict[str, Any], draft: jobspec.Draft) -> tuple[Job, list[Nod
         phase=Phase.QUEUED, target=Target.RUN, progress=0, attempt=0, error_restarts=0, infra_restarts=0, forget=False)
     nodes = [
         Node(rank=rank, role=slot.role, role_index=slot.index, flavor_id=draft.flavor_of(rank)["id"],
-             accelerators=(draft.flavor_of(rank)["accelerators"] or {"count": 0})["count"], price=cost.price(draft.flavor_of(rank)),
+             accelerators=jobspec.accelerators_of(draft.flavor_of(rank)), price=cost.price(draft.flavor_of(rank)),
              status="PLANNED")
         for rank, slot in enumerate(draft.layout.nodes)
     ]
