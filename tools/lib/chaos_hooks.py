@@ -121,8 +121,13 @@ def _hook_endpoint(manager: Any, methods: tuple[str, ...], label: Callable[..., 
 
     for name in methods:
         hook(name)
-    after(AMQPIncomingMessage, "reply",
-          lambda _, message, *args, **kwargs: f"rpc answered {labels.answering}" if message.orig_msg_id else None, probe)
+
+    def answered(_: Any, message: Any, *args: Any, **kwargs: Any) -> str | None:
+        # Each message has a reply, in its thread; that of a method which is not hooked must not bear the name of the one before.
+        what, labels.answering = labels.answering, ""
+        return f"rpc answered {what}" if what and message.orig_msg_id else None
+
+    after(AMQPIncomingMessage, "reply", answered, probe)
 
 
 # the worker
