@@ -183,7 +183,8 @@ class Work:
 
     def refresh(self) -> None:
         """Read the job anew. :raises LeaseLost: it is another's now."""
-        self.job = self._load()
+        with self._reporting:  # or the answer to a report on its way, older than this, might undo what is read here
+            self.job = self._load()
 
     def report(self, **report: Any) -> None:
         """Tell the conductor (see ``conductor.reports.apply``), for as long as it takes, and note the answer.
@@ -193,18 +194,18 @@ class Work:
         with self._reporting:  # one after the other: a conductor takes them in the order of their ids only
             report["id"] = f"{time.monotonic_ns():020d}"
             answer = self._call(self.tools.conductor.job_report, self.lease.job_id, self.lease.generation, report)
-        self.job.target, self.job.outcome = answer["target"], answer["outcome"]
-        for name in ("attempt", "error_restarts", "infra_restarts", "runtime", "cause", "status_reason"):
-            if name in report:
-                setattr(self.job, name, report[name])
-        if "attempt" in report:
-            self.job.tasks = [{"exit_code": None, "signal": None, **task} for task in report.get("tasks", ())]
-        for change in report.get("nodes", ()):
-            self.job.nodes[change["rank"]].update(change)
-        if "phase" in report and report["phase"] != self.job.phase:
-            LOG.info("Job %s goes from %s to %s", self.job.id, self.job.phase, report["phase"])
-            self.job.enter(report["phase"])
-        self.given_back = self.given_back or "pause" in report
+            self.job.target, self.job.outcome = answer["target"], answer["outcome"]
+            for name in ("attempt", "error_restarts", "infra_restarts", "runtime", "cause", "status_reason"):
+                if name in report:
+                    setattr(self.job, name, report[name])
+            if "attempt" in report:
+                self.job.tasks = [{"exit_code": None, "signal": None, **task} for task in report.get("tasks", ())]
+            for change in report.get("nodes", ()):
+                self.job.nodes[change["rank"]].update(change)
+            if "phase" in report and report["phase"] != self.job.phase:
+                LOG.info("Job %s goes from %s to %s", self.job.id, self.job.phase, report["phase"])
+                self.job.enter(report["phase"])
+            self.given_back = self.given_back or "pause" in report
 
     def ended_early(self) -> bool:
         """Tell whether the user wants the job gone, or its end is known already (its time is up).

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import oslo_messaging as messaging
@@ -25,15 +27,21 @@ class Conductor:
     def __init__(self) -> None:
         self.failures: list[Exception] = []
         self.reports: list[dict[str, Any]] = []
+        self.target = "RUN"
+        self.was_read = threading.Event()
+        self.on_the_way: Callable[[], object] = lambda: None
 
     def job_get(self, context: object, job_id: str, generation: int) -> dict[str, Any]:
-        return dict(VIEW)
+        self.was_read.set()
+        return {**VIEW, "target": self.target}
 
     def job_report(self, context: object, job_id: str, generation: int, report: dict[str, Any]) -> dict[str, Any]:
         self.reports.append(report)
         if self.failures:
             raise self.failures.pop()
-        return {"target": "RUN", "outcome": None, "forget": False}
+        answer = {"target": self.target, "outcome": None, "forget": False}
+        self.on_the_way()
+        return answer
 
 
 @pytest.fixture
@@ -87,3 +95,19 @@ def test_a_phase_is_entered_without_a_leap_of_the_jobs_age(work: Work) -> None:
     assert before <= work.job.seconds < before + 5
     assert work.job.phase_seconds < 5
     assert 25 < work.job.unsettled <= 30
+
+
+def test_a_cancel_is_not_forgotten_for_an_answer_that_is_older_than_it(work: Work, conductor: Conductor) -> None:
+    """The job is cancelled, and read anew, while the answer to a report is on its way."""
+    reading = threading.Thread(target=work.refresh)
+
+    def cancelled() -> None:
+        conductor.target = "DELETE"
+        conductor.was_read.clear()
+        reading.start()
+        conductor.was_read.wait(0.1)
+
+    conductor.on_the_way = cancelled
+    work.report(progress=5)
+    reading.join()
+    assert work.job.target == "DELETE"
