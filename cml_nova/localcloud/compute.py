@@ -46,10 +46,16 @@ def version() -> Response:
 
 # Servers
 
-def _find(server_id: str) -> Document:
+def _find(server_id: str, *, partial: bool = False) -> Document:
+    """Find a server for something to be done with it.
+
+    :param partial: it is enough to know that there is one.
+    """
     server = cloud().store.get("server", server_id)
     if server is None or not (caller().is_admin or server["project_id"] == caller().project_id):
         raise errors.not_found(f"Instance {server_id} could not be found.")
+    if cloud().servers.hidden(server) and not partial:
+        raise errors.ApiError(500, "Unexpected API Error. The cell is not responding and hence instance info is not available.")
     return server
 
 
@@ -59,7 +65,7 @@ def _change(server_id: str, **changes: Any) -> Document:
 
 
 def _brief(server: Document) -> Document:
-    if cloud().settings.cell_down:
+    if cloud().servers.hidden(server):
         return {"id": server["id"], "status": "UNKNOWN", "links": links(f"servers/{server['id']}")}
     return {"id": server["id"], "name": server["name"], "links": links(f"servers/{server['id']}")}
 
@@ -78,15 +84,13 @@ def _addresses(server: Document) -> Document:
 def _listed(server: Document) -> Document:
     """Show a server as a list does: where Nova's API has the database of a cell, it lacks the faults of servers that never got a host."""
     shown = _show(server)
-    if cloud().settings.cell_down:
-        return shown
     if not server["host"]:
         shown.pop("fault", None)
     return shown
 
 
 def _show(server: Document) -> Document:
-    if cloud().settings.cell_down:  # what the API's own database knows
+    if cloud().servers.hidden(server):  # what the API's own database knows
         return {"id": server["id"], "status": "UNKNOWN", "tenant_id": server["project_id"], "created": iso(server["created"]),
                 "links": links(f"servers/{server['id']}")}
     flavor = server["flavor"]
@@ -166,7 +170,7 @@ def create() -> tuple[Response, int]:
 def show(server_id: str) -> Response:
     """One server."""
     policy("servers:show")
-    return jsonify({"server": _show(_find(server_id))})
+    return jsonify({"server": _show(_find(server_id, partial=True))})
 
 
 @blueprint.put("/v2.1/servers/<server_id>")

@@ -17,7 +17,8 @@ settings
     ``{"kind": "settings", "boot_time": S, "delete_time": S, "gpus": N, "vcpus": N, "token_ttl": S, "host_status": 0 | 1,
     "cell_down": 0 | 1, "leave_ports": 0 | 1}``; absent ones stay. ``host_status``: whether Nova shows everybody, and not the administrator
     alone, if the host of a server is up. ``cell_down``: Nova can't reach the database of its servers; lists with a filter lack them, others
-    have ids alone. ``leave_ports``: the ports of servers in ERROR stay when these are deleted.
+    have ids alone, nothing can be done with them, and no host is found for new ones. ``leave_ports``: the ports of servers in ERROR stay
+    when these are deleted.
 image
     ``{"kind": "image", "image": NAME}``: the image is deleted; servers that are still to be booted from it go to ERROR.
 tokens

@@ -271,9 +271,10 @@ def list_servers() -> list[Document]:
         raise errors.bad_request("Invalid status value")
     if request.args.get("sort_dir", "desc") not in ("asc", "desc"):
         raise errors.bad_request("Invalid input received: Unknown sort direction, must be 'desc' or 'asc'")
-    if cloud().settings.cell_down and set(request.args) - {"limit", "marker", "sort_key", "sort_dir"}:
-        return []  # Nova can't tell which servers of a cell that does not answer fit a filter, and leaves them out
     servers = by_tags(_scoped())
+    if set(request.args) - {"limit", "marker", "sort_key", "sort_dir"}:
+        # Nova can't tell which servers of a cell that does not answer fit a filter, and leaves them out.
+        servers = [server for server in servers if not cloud().servers.hidden(server)]
     filters = {**_OPEN, **_ADMIN} if caller().is_admin else _OPEN
     for name in set(request.args) & set(filters):
         servers = _matching(servers, name, filters[name])

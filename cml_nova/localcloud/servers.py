@@ -86,6 +86,10 @@ class Servers:
                 elif server["status"] == "ACTIVE":
                     self._change(server["id"], status="SHUTOFF", vm_state="stopped", power_state=4, task_state=None)
 
+    def hidden(self, server: Document) -> bool:
+        """Whether a server is in the cell that does not answer. One that never got a host is in another, which always does."""
+        return self.settings.cell_down and bool(server["host"])
+
     # Create
 
     def create(self, request: Request) -> list[Document]:
@@ -95,7 +99,7 @@ class Servers:
         """
         with self._store:
             self._quotas.check_servers(request.project_id, request.flavor, request.count)
-            placed = self._scheduler.has_room(request.flavor, request.count)
+            placed = not self.settings.cell_down and self._scheduler.has_room(request.flavor, request.count)
             reservation = f"r-{secrets.token_hex(4)}"
             created = []
             for index in range(request.count):

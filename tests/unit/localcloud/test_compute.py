@@ -61,6 +61,22 @@ def test_all_or_none_find_a_gpu(site: Site, demo: Client) -> None:
     assert demo.servers("name=later")[0]["status"] == "ACTIVE"
 
 
+def test_a_cell_that_does_not_answer(site: Site, demo: Client) -> None:
+    server_id = demo.boot("there", tags=["a"])["server"]["id"]
+    site.after(0.3)
+    site.cloud.settings.cell_down = True
+    assert demo.servers("tags=a") == []
+    assert [set(server) for server in demo.servers()] == [{"id", "status", "tenant_id", "created", "links"}]
+    assert demo.get(f"compute/v2.1/servers/{server_id}")["server"]["status"] == "UNKNOWN"
+    assert demo.request("DELETE", f"compute/v2.1/servers/{server_id}").status_code == 500
+    demo.boot("late", tags=["a"])
+    site.after(0.3)
+    [late] = demo.servers("tags=a")  # found no host, so it is in no cell that is down
+    assert (late["name"], late["status"]) == ("late", "ERROR")
+    site.cloud.settings.cell_down = False
+    assert {server["status"] for server in demo.servers("tags=a")} == {"ACTIVE", "ERROR"}
+
+
 def test_quota(site: Site, demo: Client) -> None:
     admin = site.client("local-admin")
     path = f"compute/v2.1/os-quota-sets/{demo.project}"
