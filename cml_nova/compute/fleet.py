@@ -123,17 +123,19 @@ class Fleet:
         """
         self._delete_each(server_ids, lambda id_: rest.delete(self._connection, "compute", f"/servers/{id_}", f"delete the server {id_}"))
 
-    def remaining(self, server_ids: Iterable[str]) -> set[str]:
-        """Tell which of these servers Nova still knows: one request (per page).
+    def project_servers(self) -> dict[str, bool]:
+        """List the ids of all servers of the project, and whether Nova hides what they are: one request (per page).
 
         Nova leaves servers of a cell that it can't reach out of every list with a filter, so a list by tag that is empty
-        doesn't yet prove that all are gone. The list without a filter names them.
+        doesn't yet prove that all are gone. The list without a filter has them, but does not tell whose they are.
         """
-        known = set(server_ids)
-        if not known:
-            return known
         bodies = rest.pages(self._connection, "compute", "/servers", "servers", "list the servers of the project")
-        return {str(body["id"]) for body in bodies} & known
+        return {str(body["id"]): body.get("status") == "UNKNOWN" for body in bodies}
+
+    def remaining(self, server_ids: Iterable[str]) -> set[str]:
+        """Tell which of these servers Nova still knows: one request (per page); none if none are asked for."""
+        known = set(server_ids)
+        return known & set(self.project_servers()) if known else known
 
     def fault(self, server_id: str) -> str | None:
         """Ask why a server is in ERROR: one request. Lists need not tell: those of a Nova whose API has the database of another cell

@@ -13,16 +13,19 @@ from cml_nova.compute.fleet import Fleet
 LOG = logging.getLogger(__name__)
 
 
-def clear(fleet: Fleet, job_id: str, *, known: Collection[str] = (), floating: bool = True,
+def clear(fleet: Fleet, job_id: str, *, known: Collection[str] = (), asked: bool = True, floating: bool = True,
           wait: Callable[[], object] = lambda: None) -> bool:
     """Delete what there is of a job; tell whether nothing was left at the end. A failure in one part never skips the others.
 
-    :param known: ids of servers that the job is known to have had. No list by tag tells of those in a part of the cloud that does not
-        answer; the one without a filter does, and it is asked for these.
+    Lists by tag do not tell of servers in a part of the cloud that does not answer. While there are any such, whosever they are, nobody
+    can say that nothing is left of a job which has asked for some.
+
+    :param known: ids of servers that the job is known to have had; those that lists by tag do not tell of are deleted as well.
+    :param asked: whether the job has ever asked for servers.
     :param floating: whether the job may have floating addresses.
     :param wait: is called when the deletion of servers was asked for, to wait for it as long as it seems fit.
     """
-    parts = [partial(_servers, fleet, job_id, set(known), wait), partial(_ports, fleet, job_id),
+    parts = [partial(_servers, fleet, job_id, set(known), asked, wait), partial(_ports, fleet, job_id),
              *([partial(_floating, fleet, job_id)] if floating else []), partial(_groups, fleet, job_id)]
     return all([_attempt(job_id, part) for part in parts])
 
@@ -35,13 +38,21 @@ def _attempt(job_id: str, part: Callable[[], bool]) -> bool:
         return False
 
 
-def _servers(fleet: Fleet, job_id: str, known: set[str], wait: Callable[[], object]) -> bool:
+def _servers(fleet: Fleet, job_id: str, known: set[str], asked: bool, wait: Callable[[], object]) -> bool:
     listed = fleet.servers(job_id)
     unlisted = fleet.remaining(known - {s.id for s in listed})
     fleet.delete(sorted({s.id for s in listed if not s.deleting} | unlisted))
     if listed or unlisted:
         wait()
-    return not fleet.servers(job_id) and not fleet.remaining(known)
+    if fleet.servers(job_id):
+        return False
+    if not asked:
+        return True
+    standing = fleet.project_servers()
+    hidden = [id_ for id_, hides in standing.items() if hides]
+    if hidden:
+        LOG.warning("Job %s: a part of the cloud does not answer; %d servers there may be the job's", job_id, len(hidden))
+    return not hidden and not known & set(standing)
 
 
 def _ports(fleet: Fleet, job_id: str) -> bool:

@@ -147,6 +147,11 @@ class Job:
         """Seconds for which servers may still appear that an unanswered create has made; ``runtime`` has the job's age by then."""
         return max(0.0, self.runtime.get("settled_at", 0) - self.seconds)
 
+    @property
+    def asked_for_servers(self) -> bool:
+        """Whether servers were ever asked for, by whichever worker."""
+        return "settled_at" in self.runtime
+
     def enter(self, phase: str) -> None:
         """Note that the job has entered a phase just now."""
         self.age, self.phase_age, self.seen_at = self.seconds, 0.0, time.monotonic()

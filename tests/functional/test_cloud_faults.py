@@ -280,6 +280,21 @@ def test_cell_that_does_not_answer_is_no_loss(client: Client, cloud: LocalCloud,
     assert [node["server_id"] for node in client.nodes(job_id)] == before
 
 
+@pytest.mark.fault("cell-down")
+def test_job_whose_cell_does_not_answer_is_cancelled_and_not_done_before_it_does(client: Client, cloud: LocalCloud) -> None:
+    cloud.fault("settings", boot_time=60)
+    job_id = client.submit(document(), {"train.py": ""})
+    until(lambda: len(cloud.servers(job_id)) == 2, 20, "two servers that boot")
+    cloud.fault("settings", cell_down=1)
+    client.cancel(job_id)
+    cloud.forget_calls()
+    until(lambda: cloud.calls().get("compute GET /servers", 0) >= 3, 30, "looks for what is left")
+    assert client.job(job_id)["status"] == "CLEANING"
+    cloud.fault("settings", cell_down=0)
+    assert client.finish(job_id)["status"] == "CANCELLED"
+    assert not cloud.servers(job_id)
+
+
 @pytest.mark.fault("image-gone")
 def test_image_that_vanished_before_servers_are_asked_for_fails_the_job_in_the_clouds_words(client: Client, cloud: LocalCloud) -> None:
     cloud.fault("settings", gpus=0)

@@ -79,6 +79,8 @@ def _build(work: Work, crew: Crew, given_up: set[str]) -> list[Server]:
         group = pool.submit(work.tools.fleet.ensure_group, work.job.id, ssh_port=_ssh_port(work))  # needs no look
         servers = _look(work)
     group_id = group.result()
+    if len([s for s in servers if _counts(s)]) < len(work.job.nodes):
+        _check_for_hidden(work)
     for number, (flavor_id, ranks) in enumerate(pools):
         mine = [s for s in servers if s.pool == number]
         _remove(work, [s for s in mine if s.status not in COMING])
@@ -110,6 +112,15 @@ def _look(work: Work) -> list[Server]:
         if unsettled <= 0 or len([s for s in servers if _counts(s)]) >= len(work.job.nodes) or work.ended_early():
             return servers
         work.lease.wake.wait(min(unsettled, _CLOSE_TICK))
+
+
+def _check_for_hidden(work: Work) -> None:
+    """Make sure that servers which the job has asked for before are not only hidden: lists by tag lack those of a silent part of the cloud.
+
+    :raises CloudError: a part of the cloud does not answer. Nothing may be built in the place of what may be there.
+    """
+    if work.job.asked_for_servers and any(work.tools.fleet.project_servers().values()):
+        raise exception.CloudError("A part of the cloud does not answer, and servers of the job may be there.")
 
 
 def _create(work: Work, pool: int, flavor_id: str, count: int, group_id: str) -> None:
@@ -187,7 +198,7 @@ def _wait_until_active(work: Work, crew: Crew, pools: list[tuple[str, list[int]]
         if work.job.phase_seconds > deadline:
             raise _Shortfall(Cause.NO_CAPACITY, f"The servers were not active after {deadline} s.")
         before, servers = servers, _next_change(work, servers, _CLOSE_TICK if looks_without_reason else _TICK)
-        gone = _gone(before, servers)
+        gone = _gone(work, before, servers)
         if gone:
             return gone
 
@@ -197,10 +208,12 @@ def _all_there(work: Work, servers: Sequence[Server]) -> bool:
     return {node["server_id"] for node in work.job.nodes} <= {server.id for server in servers}
 
 
-def _gone(before: Sequence[Server], now: Sequence[Server]) -> list[Server]:
-    """Give the good servers that were shown and are not any more: somebody else has deleted them."""
+def _gone(work: Work, before: Sequence[Server], now: Sequence[Server]) -> list[Server]:
+    """Give the good servers that were shown and are not there any more: somebody else has deleted them."""
     shown = {server.id for server in now}
-    return [replace(server, status="DELETED") for server in before if _counts(server) and server.id not in shown]
+    missing = {server.id: server for server in before if _counts(server) and server.id not in shown}
+    hidden = work.tools.fleet.remaining(missing)
+    return [replace(server, status="DELETED") for id_, server in missing.items() if id_ not in hidden]
 
 
 def _next_change(work: Work, servers: Sequence[Server], timeout: float) -> Sequence[Server]:
@@ -293,6 +306,7 @@ def _queue_again(work: Work, shortfall: _Shortfall) -> None:
     while True:
         servers = work.tools.watch.snapshot(work.job.id, newer_than=time.monotonic())
         if not servers:
+            _check_for_hidden(work)
             break
         _remove(work, servers)
         with work.tools.watch.watch(work.job.id, expect_change=True):

@@ -47,7 +47,7 @@ def clean(work: Work) -> bool:
     """Delete what there is; tell whether nothing was left at the end, and nothing can come into being any more."""
     job, fleet, watch = work.job, work.tools.fleet, work.tools.watch
     gone = remains.clear(
-        fleet, job.id, known={node["server_id"] for node in job.nodes if node["server_id"]},
+        fleet, job.id, known={node["server_id"] for node in job.nodes if node["server_id"]}, asked=job.asked_for_servers,
         floating=fleet.floating.wanted or bool(job.runtime.get("floating")),
         wait=lambda: watch.wait(job.id, lambda now: not now, timeout=_PAUSE_MAX, wake=work.lease.wake))
     return gone and not job.unsettled

@@ -124,6 +124,12 @@ def test_remaining_servers_are_sought_without_a_filter(fleet: Fleet, cloud: Fake
     assert len(cloud.compute.calls) == 1
 
 
+def test_servers_of_a_cell_that_is_down_are_told_from_others(fleet: Fleet, cloud: FakeConnection) -> None:
+    brief = {"id": "z", "name": "any", "links": []}
+    cloud.compute.answers = [(200, {"servers": [{"id": "b", "status": "UNKNOWN", "links": []}, brief]})]
+    assert fleet.project_servers() == {"b": True, "z": False}
+
+
 class Neutron:
     """Security groups that behave as Neutron's do."""
 

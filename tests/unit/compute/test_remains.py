@@ -42,6 +42,9 @@ class Cloud:
     def servers(self, job_id: str) -> list[Server]:
         return [Server(id_, id_, "ACTIVE", None, None, job_id, 0, 1, None) for id_ in self.there("server") if id_ not in self.hidden]
 
+    def project_servers(self) -> dict[str, bool]:
+        return {id_: id_ in self.hidden for id_ in self.there("server")}
+
     def remaining(self, known: set[str]) -> set[str]:
         return known & set(self.there("server"))
 
@@ -89,11 +92,29 @@ def test_a_part_that_fails_skips_no_other(stuck: str) -> None:
     assert [kind for kind, left in cloud.things.items() if left] == [stuck]
 
 
-def test_a_known_server_that_no_list_by_tag_has_is_not_gone() -> None:
+def test_a_known_server_that_no_list_by_tag_has_is_deleted() -> None:
+    cloud = Cloud(server=["s"])
+    cloud.hidden = {"s"}
+    assert clear(cloud, known=["s"])
+    assert not cloud.there("server")
+
+
+@pytest.mark.parametrize("known", [[], ["s"]])
+def test_nothing_is_gone_while_servers_are_hidden(known: list[str]) -> None:
+    """Nobody may have told of one: a worker that died, or a create whose servers had not been given to nodes yet."""
     cloud = Cloud(server=["s"])
     cloud.hidden, cloud.stuck = {"s"}, {"server"}
-    assert clear(cloud), "nobody has told of it"
-    assert not clear(cloud, known=["s"])
+    assert not clear(cloud, known=known)
+    cloud.hidden, cloud.stuck = set(), set()
+    assert clear(cloud, known=known)
+    assert not cloud.there("server")
+
+
+def test_who_has_never_asked_for_servers_does_not_wait_for_those_that_are_hidden() -> None:
+    cloud = Cloud(server=["another's"])
+    cloud.hidden = {"another's"}
+    assert clear(cloud, asked=False)
+    assert cloud.there("server")
 
 
 def test_no_job_is_not_every_job(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from cml_nova import exception
 from cml_nova.compute.fleet import Server, parse_server
 from cml_nova.worker.steps import provision
 
@@ -28,3 +29,20 @@ def test_a_node_without_a_server_takes_one_that_stays(body: dict[str, Any], take
     work: Any = SimpleNamespace(job=SimpleNamespace(nodes=nodes))
     changes = provision._assign(work, [("f", [0, 1])], [server("1"), server("2", **body)])
     assert [(change["rank"], change["server_id"]) for change in changes] == ([(1, "2")] if taken else [])
+
+
+@pytest.mark.parametrize(("asked", "hides", "refused"), [(False, True, False), (True, False, False), (True, True, True)])
+def test_nothing_is_built_in_the_place_of_servers_that_may_be_hidden(asked: bool, hides: bool, refused: bool) -> None:
+    """Who has never asked for any has none."""
+    fleet = SimpleNamespace(project_servers=lambda: {"1": hides})
+    work: Any = SimpleNamespace(job=SimpleNamespace(asked_for_servers=asked), tools=SimpleNamespace(fleet=fleet))
+    if not refused:
+        return provision._check_for_hidden(work)
+    with pytest.raises(exception.CloudError, match="does not answer"):
+        provision._check_for_hidden(work)
+
+
+def test_a_server_that_is_only_hidden_is_not_gone() -> None:
+    work: Any = SimpleNamespace(tools=SimpleNamespace(fleet=SimpleNamespace(remaining=lambda ids: set(ids) & {"1"})))
+    gone = provision._gone(work, [server("1"), server("2"), server("3")], [server("3")])
+    assert [(s.id, s.status) for s in gone] == [("2", "DELETED")]
