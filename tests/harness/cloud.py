@@ -133,6 +133,10 @@ class LocalCloud(Cloud):
         items = [item for item in self.inventory().beyond(self._baseline) if not item.startswith("groups default ")]
         return items or [f"process {process}" for process in guests.processes(self.directory)]
 
+    def home(self, server_id: str) -> Path:
+        """Give the home of a server's user."""
+        return self.directory / "guests" / server_id
+
     @property
     def logs(self) -> dict[str, str]:
         return {self.daemon.name: tail(self.daemon.log_path)}

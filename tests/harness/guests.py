@@ -34,7 +34,35 @@ def _find(wanted: Callable[[Path], bool]) -> list[str]:
 def alive(pid: int) -> bool:
     """Tell whether a process runs (a zombie does not)."""
     try:
-        status = Path(f"/proc/{pid}/stat").read_text()
+        return _fields(pid)[0] not in ("Z", "X")
     except OSError:
         return False
-    return status.rpartition(")")[2].split()[0] not in ("Z", "X")
+
+
+def supervisor(pid: int) -> int:
+    """Give the process of the runner that watches over a process of a job: the nearest one above it that is not the job's own.
+
+    :raises ProcessLookupError: one of them has ended.
+    """
+    try:
+        while b"\0CML_UNIT=" in (environ := b"\0" + Path(f"/proc/{pid}/environ").read_bytes()):
+            pid = int(_fields(pid)[1])
+    except OSError as error:
+        raise ProcessLookupError(pid) from error
+    if b"\0CML_LOCALCLOUD_GUEST=" not in environ:
+        raise ProcessLookupError(f"{pid} is none of a machine's: what was below it has lost its parent")
+    return pid
+
+
+def sessions(home: str) -> list[int]:
+    """List the processes of the runner on a machine that talk to workers: each leads a session, as what SSH starts does."""
+    mark = f"\0HOME={home}\0".encode()
+    pids = [int(found.partition(" ")[0]) for found in _find(lambda entry: mark in b"\0" + (entry / "environ").read_bytes()
+                                                            and b"\0-IS\0" in (entry / "cmdline").read_bytes()
+                                                            and _fields(int(entry.name))[3] == entry.name)]
+    return sorted(pids)
+
+
+def _fields(pid: int) -> list[str]:
+    """Give what ``/proc`` says of a process after its name: state, parent, group, session and so on."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -68,7 +68,8 @@ MATRIX: dict[str, tuple[Row, ...]] = {
         Row("cloud-5xx", "any request of any service is answered 5xx now and then, with and without effect", "the job notices nothing"),
         Row("keystone-down", "Keystone is away in mid-job, and all tokens end", "the training goes on; what needs the cloud waits for it"),
         Row("rate-limited", "requests are answered 429 with Retry-After", "all wait as long as they are told to"),
-        Row("cell-down", "a cell does not answer: lists by tag lack its servers", "the training goes on; nothing is replaced"),
+        Row("cell-down", "a cell does not answer: lists by tag lack its servers",
+            "the training goes on; nothing is replaced, and no job is done before it answers"),
         Row("image-gone", "the image vanishes before servers are asked for, or while they boot", "FAILED with the cloud's words"),
         Row("quota-race", "jobs start at once, and the quota is for one", "one runs, the other waits with cause QUOTA and runs then"),
         Row("stuck-deleting", "a deletion is accepted, and the server stays", "CLEANING with an event leak-suspect, until it is gone"),
@@ -89,6 +90,8 @@ MATRIX: dict[str, tuple[Row, ...]] = {
         Row("many-nodes", "many nodes boot at once", "connected to side by side, within a limit"),
         Row("mitm", "another host key answers under a node's address", "nothing is said to it; a security event; the node is replaced"),
         Row("guest-clock", "the clocks of nodes are hours off", "logs, checkpoints, signs of life and times shown are as with right ones"),
+        Row("runner-killed", "the runner's process that talks to the worker is killed, or the one that watches over a training or a setup",
+            "connected to anew; the next attempt; the setup on another machine"),
         Row("node-frozen", "a machine freezes and goes on", "given up in time, found again; nothing is started twice"),
     ),
     "The service itself": (

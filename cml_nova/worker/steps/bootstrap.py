@@ -144,13 +144,18 @@ def _set_up(work: Work, crew: Crew) -> None:
     if work.ended_early():
         return
     _raise_first(work, results)
-    for rank, state in results.items():
-        if isinstance(state, ProcessState) and state.exit_code != 0:
+    states = {rank: state for rank, state in results.items() if isinstance(state, ProcessState)}
+    for rank, state in states.items():
+        if state.state != "LOST" and state.exit_code != 0:
             task = f"{slots[rank].role}:{slots[rank].index}"
             tail = "\n".join(saver.last_lines(SETUP_ATTEMPT, task, 5))
             raise _NotReady(
                 Cause.USER_ERROR, f"The setup command failed on {task} with exit code {state.exit_code} (its log is attempt 0). "
                 f"Last lines:\n{tail}", exit_code=state.exit_code, failed_task=task)
+    # How far it came can't be told, so it begins anew, on a machine on which nothing was done yet.
+    lost = {rank: f"its setup was cut off: {state.reason}" for rank, state in states.items() if state.state == "LOST"}
+    if lost:
+        raise _Lost(lost)
 
 
 def _make_attempt(work: Work, crew: Crew) -> None:
