@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 import time
@@ -21,6 +20,7 @@ from tests.harness.service import Daemons
 from tests.harness.stack import Stack, make_stack
 from tests.harness.training import TICK, WAIT, Gate, document, ticked
 from tests.harness.waiting import until
+from tests.harness.wall_clock import WallClock
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -30,8 +30,6 @@ OPTIONS = {"conductor": {"lease_time": LEASE}, "oslo_messaging_rabbit": {"rabbit
 #: seconds that database and bus are away: two lease times, as two minutes are of the usual one
 AWAY = 2 * LEASE
 DATABASES = {"mariadb": ("CML_TEST_MYSQL_URL", servers.start_mariadb), "postgresql": ("CML_TEST_POSTGRES_URL", servers.start_postgresql)}
-#: is imported by every Python that starts, and sets its wall clock wrong
-WRONG_CLOCK = "import time\n_time = time.time\ntime.time = lambda: _time() + {}\n"
 
 #: for what concerns the bus and the daemons, and is the same over either database
 on_one_database = pytest.mark.parametrize("outage_of_module", ["mariadb"], indirect=True, scope="module")
@@ -252,10 +250,9 @@ def test_workers_whose_clocks_are_hours_apart(outage: Outage, gate: Gate, tmp_pa
     client, cloud = outage.client, outage.stack.cloud
     for hours, worker in zip((-1, 1), outage.daemons.workers, strict=True):
         assert worker.stop() == 0
-        directory = tmp_path / f"clock{hours}"
-        directory.mkdir()
-        (directory / "sitecustomize.py").write_text(WRONG_CLOCK.format(hours * 3600))
-        worker.env["PYTHONPATH"] = os.pathsep.join([str(directory), *filter(None, [os.environ.get("PYTHONPATH")])])
+        clock = WallClock(tmp_path / f"clock{hours}")
+        clock.set(hours * 3600)
+        clock.give_to(worker)
     outage.start()
     try:
         running = client.submit(document(name="running", env=gate.env), gate.files(TICK))

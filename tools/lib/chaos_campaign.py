@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from random import Random
@@ -22,7 +22,7 @@ from typing import Any
 
 import bootstrap
 import chaos_directory
-from chaos_faults import LONG_CUT, LONG_OUTAGE, Kind, draw_fault
+from chaos_faults import KINDS, LONG_CUT, LONG_OUTAGE, Kind, draw_fault
 from chaos_load import FILES, Job, draw_job, has_passed
 from chaos_verdict import Judge, over
 from chaos_world import World, make_world, patiently
@@ -57,14 +57,16 @@ class Campaign:
 
     :param jobs: how many; None for as many as there is time for.
     :param faults: how many strike at least; None for some for each job.
+    :param kinds: of faults that are drawn.
     :param until_time: monotonic time after which nothing more begins.
     """
 
-    def __init__(self, world: World, seed: int, jobs: int | None, faults: int | None, until_time: float,
+    def __init__(self, world: World, seed: int, jobs: int | None, faults: int | None, kinds: Sequence[Kind], until_time: float,
                  say: Callable[[str], None]) -> None:
         self._world, self._seed, self._say_alone = world, seed, say
         self._until = until_time
         self._jobs = jobs
+        self._kinds = kinds
         self._rate = faults / jobs if faults and jobs else _FAULTS_PER_JOB
         self._judge = Judge(world)
         self._package = world.client.upload(FILES)
@@ -216,7 +218,7 @@ class Campaign:
                 allowed.acquire()
                 if self._over.is_set() or time.monotonic() > self._until:
                     break
-                kind, lasts, draw = draw_fault(self._seed, number)
+                kind, lasts, draw = draw_fault(self._seed, number, self._kinds)
                 future = pool.submit(self._guarded, lambda k=kind, s=lasts, d=draw: self._strike(k, s, d))  # type: ignore[misc]
                 future.add_done_callback(lambda _: allowed.release())
                 futures.append(future)
@@ -226,7 +228,7 @@ class Campaign:
 
     def _long_faults(self) -> list[Callable[[], None]]:
         """Give what goes on beside the rest in a long campaign: things that are away for two minutes, one after the other."""
-        if (self._jobs or _LONG_FROM) < _LONG_FROM:
+        if (self._jobs or _LONG_FROM) < _LONG_FROM or len(self._kinds) < len(KINDS):
             return []
 
         def one_after_the_other() -> None:
@@ -301,6 +303,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     command.add_argument("--jobs", type=int, metavar="N", help="how many jobs; 60 by default, or as many as there is time for")
     command.add_argument("--faults", type=int, metavar="N",
                          help=f"how many faults strike at least; {_FAULTS_PER_JOB} for each job by default")
+    command.add_argument("--kind", action="append", metavar="NAME", choices=[kind.name for kind in KINDS],
+                         help="a kind of fault that strikes; all kinds by default. May be given more than once: "
+                              + ", ".join(kind.name for kind in KINDS))
     command.add_argument("--seconds", type=float, metavar="S", help="begin no more jobs and faults after this time")
     command.add_argument("--concurrent", type=int, default=16, metavar="N", help="how many jobs at a time; %(default)s by default")
     chaos_directory.add_argument(command)
@@ -314,7 +319,8 @@ def run(options: argparse.Namespace) -> int:
     bootstrap.say(f"seed {options.seed}")
     with chaos_directory.given_or_passing(options.directory) as directory, make_world(directory) as world:
         until_time = time.monotonic() + options.seconds if options.seconds else float("inf")
-        campaign = Campaign(world, options.seed, jobs, options.faults, until_time, bootstrap.say)
+        kinds = [kind for kind in KINDS if not options.kind or kind.name in options.kind]
+        campaign = Campaign(world, options.seed, jobs, options.faults, kinds, until_time, bootstrap.say)
         campaign.run(options.concurrent)
         bootstrap.say(f"\n{summary(campaign)}\n\nseed {options.seed}, {time.monotonic() - began:.0f} s")
         for text in campaign.wrong:

@@ -25,6 +25,7 @@ from tests.harness.client import Client
 from tests.harness.cloud import LocalCloud
 from tests.harness.process import Daemon, free_port
 from tests.harness.service import Daemons
+from tests.harness.wall_clock import WallClock
 
 T = TypeVar("T")
 
@@ -87,7 +88,7 @@ class PatientClient(Client):
 
 
 class CampaignService(Daemons):
-    """The service, its conductors and workers with a hook in their messages."""
+    """The service, its conductors and workers with a hook in their messages, and a clock for each daemon that may be set wrong."""
 
     def __init__(self, directory: Path, cloud: LocalCloud, port: int, rabbit_url: str, database_url: str) -> None:
         super().__init__(directory, cloud, port, rabbit_url, database_url, OPTIONS, conductors=0, workers=0)
@@ -96,6 +97,9 @@ class CampaignService(Daemons):
         for role, group in (("conductor", self.conductors), ("worker", self.workers)):
             command = ["python", str(_LAUNCHER), role, str(self.bus_control), "--config-file", str(self.config_file)]
             group += [Daemon(f"{role}-{i}", command, directory / f"{role}-{i}.log", {**self.env, "PYTHONPATH": path}) for i in range(2)]
+        self.clocks = {daemon.name: WallClock(directory / "clocks" / daemon.name) for daemon in self.daemons}
+        for daemon in self.daemons:
+            self.clocks[daemon.name].give_to(daemon)
 
 
 @dataclass

@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tools" / "lib"))
 
-from chaos_faults import draw_fault
+from chaos_faults import KINDS, draw_fault
 from chaos_ledger import Entry
 from chaos_load import draw_job, read_log, steps
 
@@ -22,6 +22,11 @@ def test_a_seed_gives_the_same_jobs_and_faults() -> None:
         assert (one.document, one.cancel_at, one.right) == (other.document, other.cancel_at, other.right)
         assert draw_fault(7, number)[:2] == draw_fault(7, number)[:2]
     assert draw_job(7, 0, "a", "p").document != draw_job(8, 0, "a", "p").document
+
+
+def test_faults_are_drawn_from_the_kinds_that_are_asked_for() -> None:
+    kinds = [kind for kind in KINDS if kind.name in ("cell down", "runner killed")]
+    assert {draw_fault(7, number, kinds)[0].name for number in range(50)} == {"cell down", "runner killed"}
 
 
 def test_a_job_fails_as_often_as_it_may_start_again() -> None:
