@@ -15,6 +15,7 @@ from cml_nova import exception
 from cml_nova.api.memory import Memory
 from cml_nova.api.microversion import SERVICE_TYPE
 from cml_nova.api.services import services
+from cml_nova.compute.session import unpaced
 from cml_nova.context import RequestContext
 
 #: policy of routes that everybody may use
@@ -31,6 +32,9 @@ class _NoKeystoneError(Exception):
 
 class _AuthProtocol(auth_token.AuthProtocol):
     """keystonemiddleware's, which calls a token invalid when Keystone can't be asked: clients would throw good tokens away."""
+
+    def _create_session(self, **kwargs: Any) -> Any:
+        return unpaced(super()._create_session(**kwargs))
 
     def fetch_token(self, token: str, **kwargs: Any) -> Any:
         try:

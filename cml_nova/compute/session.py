@@ -41,6 +41,7 @@ def service_connection(conf: cfg.ConfigOpts) -> sdk_connection.Connection:
         except sdk_exceptions.ConfigException as error:
             raise exception.CloudRefused(f"[cloud] cloud = {options.cloud}: {error}") from error
         _prepare(connection.session.session)
+        unpaced(connection.session)
         return connection
     cloud_conf.register_auth_opts(conf)
     auth = ks_loading.load_auth_from_conf_options(conf, cloud_conf.GROUP)
@@ -49,6 +50,7 @@ def service_connection(conf: cfg.ConfigOpts) -> sdk_connection.Connection:
     session = ks_loading.load_session_from_conf_options(conf, cloud_conf.GROUP, auth=auth)
     session.timeout = options.request_timeout
     _prepare(session.session)
+    unpaced(session)
     # strict: a catalog without Nova would else be remembered for good
     return sdk_connection.Connection(session=session, region_name=options.region_name, interface=options.interface, app_name=_APP,
                                      strict_proxies=True)
@@ -103,6 +105,17 @@ class UserConnections:
             auth=auth, session=self._http, verify=self._template.verify, cert=self._template.cert, app_name=_APP,
             timeout=self._options.request_timeout, discovery_cache=self._template._discovery_cache)
         return UserConnection(session, self._options.interface, self._options.region_name)
+
+
+def unpaced(session: ks_session.Session) -> ks_session.Session:
+    """Have a session send requests at once, whatever those who use it say; give it.
+
+    Each of keystoneauth's adapters paces its requests, even where no pace was asked for. It goes by the wall clock: one that was made while
+    that was ahead sends nothing until the time is the same again, hours after somebody has set the clock right.
+    """
+    request = session.request
+    session.request = lambda *args, **kwargs: request(*args, **{**kwargs, "rate_semaphore": None})
+    return session
 
 
 def _prepare(http: requests.Session) -> None:

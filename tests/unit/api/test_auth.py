@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,10 @@ def keystone(monkeypatch: pytest.MonkeyPatch) -> Keystone:
 
 @pytest.fixture
 def client(tmp_path: Path, keystone: Keystone) -> Client:
+    return make_client(tmp_path)
+
+
+def make_client(tmp_path: Path) -> Client:
     conf = make_conf(tmp_path, auth_strategy="keystone")
     loading.register_auth_conf_options(conf, "keystone_authtoken")
     conf.register_opts(loading.get_auth_plugin_conf_options("password"), "keystone_authtoken")
@@ -94,6 +99,16 @@ def test_a_token_is_validated_once(client: Client, keystone: Keystone) -> None:
     assert keystone.counts["GET /v3/auth/tokens"] == 1
     assert client.get("/v1/jobs", headers={"X-Auth-Token": "good too"}).status_code == 200
     assert keystone.counts["GET /v3/auth/tokens"] == 2
+
+
+def test_no_token_waits_until_a_clock_that_was_set_back_shows_the_time_again(tmp_path: Path, keystone: Keystone,
+                                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    ahead = time.time() + 3600
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: ahead)
+        client = make_client(tmp_path)
+        assert client.get("/v1/jobs", headers={"X-Auth-Token": "good"}).status_code == 200
+    assert client.get("/v1/jobs", headers={"X-Auth-Token": "good too"}).status_code == 200
 
 
 @pytest.mark.parametrize("headers", [

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import time
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
+import requests
+from keystoneauth1 import adapter, noauth, session
 from keystoneauth1 import exceptions as ksa
 
 from cml_nova import exception
 from cml_nova.compute import errors, rest
+from cml_nova.compute.session import unpaced
 from tests.unit.compute.conftest import FakeConnection, response
 
 # Bodies as the services send them.
@@ -124,3 +131,25 @@ def test_an_answer_that_is_no_list_is_an_error(cloud: FakeConnection, body: obje
     cloud.compute.handler = lambda call: (200, body)
     with pytest.raises(exception.CloudError):
         list(rest.pages(cloud, "compute", "/servers", "servers", "list"))
+
+
+class Cloud(requests.adapters.BaseAdapter):
+    """Answers every request with an empty document."""
+
+    def send(self, request: requests.PreparedRequest, *_: Any, **__: Any) -> requests.Response:
+        answer = response(200, {})
+        answer.request, answer.url = request, request.url or ""
+        return answer
+
+    def close(self) -> None: ...
+
+
+def test_no_request_waits_until_a_clock_that_was_set_back_shows_the_time_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    http = requests.Session()
+    http.mount("http://", Cloud())
+    ahead = time.time() + 3600
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: ahead)
+        keystone = unpaced(session.Session(noauth.NoAuth(endpoint="http://cloud"), session=http))
+        compute = adapter.Adapter(keystone, service_type="compute")
+    assert rest.get(SimpleNamespace(compute=compute), "compute", "/servers", "list") == {}  # type: ignore[arg-type]
