@@ -22,16 +22,18 @@ def maybe_iso(at: float | None) -> str | None:
     return None if at is None else iso(at)
 
 
-def seconds(field: str, text: str) -> float:
+def seconds(field: str, text: str, otherwise: str = "") -> float:
     """Read an ISO 8601 time as seconds since 1970; UTC where it names no zone.
 
+    :param otherwise: what else would do, for the message.
     :raises BadRequest: it is none.
     """
     try:
         at = datetime.fromisoformat(text)
         return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
-        raise exception.BadRequest(f"{field}: {text[:80]!r} is not a time like 2026-01-31T12:00:00Z.", field=field) from None
+        words = f"is not a time like 2026-01-31T12:00:00Z{otherwise and ', '}{otherwise}"
+        raise exception.BadRequest(f"{field}: {text[:80]!r} {words}.", field=field) from None
 
 
 def page_size(limit: int | None) -> int:

@@ -35,7 +35,8 @@ _DIAL = 2.5
 #: logins that a process makes at a time: hundreds of threads that calculate at a time would take so long that none got anywhere
 _logins = threading.BoundedSemaphore(64)
 
-OnLog = Callable[[int, str, int, bytes], None]
+#: attempt, task, offset, piece of the log, and from which offsets on it came when (seconds since 1970 by our clock)
+OnLog = Callable[[int, str, int, bytes, list[tuple[int, float]]], None]
 OnState = Callable[[ProcessState], None]
 OnSample = Callable[[dict[str, Any]], None]
 OnIdle = Callable[[list[Idle]], None]
@@ -351,7 +352,8 @@ class Machine:
         good = isinstance(key, list) and len(key) == 2 and type(key[0]) is int and isinstance(key[1], str)
         if not good or expected.get((key[0], key[1]), 0) != offset:
             raise exception.RemoteError(f"{self.access.address}: the node sent a piece of log that does not fit.")
-        on_log(key[0], key[1], offset, body)
+        now, times = time.time(), protocol.parse_times(header.get("times"), offset, len(body))
+        on_log(key[0], key[1], offset, body, [(offset, now)] if times is None else [(place, now - age) for place, age in times])
         expected[key[0], key[1]] = offset + len(body)
 
     def stop(self, attempt: int, grace: float, tasks: Sequence[str] | None = None, *, dump: bool = False) -> None:

@@ -187,6 +187,22 @@ def parse_idle(document: Any) -> list[Idle]:
     return [Idle(*item) for item in document]
 
 
+def parse_times(document: Any, start: int, size: int) -> list[tuple[int, float]] | None:
+    """Read from which offsets on a piece of a log came how many seconds ago; None where the node does not know.
+
+    :raises RemoteError: these are no ages, or not of this piece.
+    """
+    if document is None:
+        return None
+    if not isinstance(document, list) or len(document) > runner.MOST_TIMES or not all(
+            isinstance(item, list) and len(item) == 2 and _count(item[0]) and _number(item[1]) and item[1] >= 0 for item in document):
+        raise exception.RemoteError("The node sent a bad list of times of a log.")
+    places = [place for place, _ in document]
+    if places != sorted(set(places)) or (places and not start <= places[0] <= places[-1] < start + size):
+        raise exception.RemoteError("The node sent times of a log that do not fit.")
+    return [(place, age) for place, age in document]
+
+
 def parse_ports(document: Any, count: int) -> list[int]:
     """Read a list of ports.
 

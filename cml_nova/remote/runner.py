@@ -12,9 +12,9 @@ a lower one may only look: its worker was taken for dead, and another one has th
 The disk may be full at any time, by the process's own doing. What must be written even then is written in place, into files that are
 there from the start, or into room that was put by: the state at the end, the last lines of the log, a stop, the generation.
 
-Below the root: ``generation``, ``tasks/<attempt>/<task>/{lock,state.json,log,wake,stop,heartbeat,reserve.*}``, the uploaded directories,
-``output``, ``checkpoints``, ``input``, ``hostfile``, ``snapshots``. Imports are few, and late where they are costly: dozens of nodes may
-be simulated on one machine.
+Below the root: ``generation``, ``tasks/<attempt>/<task>/{lock,state.json,log,times,wake,stop,heartbeat,reserve.*}``, the uploaded
+directories, ``output``, ``checkpoints``, ``input``, ``hostfile``, ``snapshots``. Imports are few, and late where they are costly: dozens of
+nodes may be simulated on one machine.
 """
 
 # Of signal, socket and json the C parts only: what their Python parts drag in (enum, re, selectors) is more than the whole rest.
@@ -41,6 +41,9 @@ ENDED = ("EXITED", "STOPPED", "LOST")
 NAME_SIGNS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:-")
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 RESERVE, LOG_RESERVE = 4096, 1 << 16  # bytes put by for a state and for the last lines of a log
+#: seconds of output that share a record of their time; a record's form: offset in the log, ms by the monotonic clock; most in a frame
+MOMENT, TIME_FORM, MOST_TIMES = 0.1, ">QQ", 64
+TIME_SIZE = struct.calcsize(TIME_FORM)
 MOST_PROCESSES, MOST_THREADS = 64, 16  # that a look at where processes stand goes into
 #: what a session may ask whose worker has lost the job, because it changes nothing
 LOOKING = ("hello", "processes", "follow", "fetch", "gpus")
@@ -353,6 +356,32 @@ class Task:
         except OSError:
             return 0
 
+    def times(self, start: int, end: int) -> "list | None":
+        """Give [offset, age in seconds] of the moments in which a part of the log came: from that offset on it is so old. At most
+        MOST_TIMES and one more; None if they are not known.
+
+        A clock that nobody can set counts from the machine's start: what is older than that seems to be younger.
+        """
+        try:
+            with open(self.file("times"), "rb", 0) as file:
+                fd = file.fileno()
+                low, high = 0, os.fstat(fd).st_size // TIME_SIZE
+                while low < high:
+                    middle = (low + high) // 2
+                    if struct.unpack(TIME_FORM, os.pread(fd, TIME_SIZE, TIME_SIZE * middle))[0] < start:
+                        low = middle + 1
+                    else:
+                        high = middle
+                found = os.pread(fd, TIME_SIZE * (MOST_TIMES + 1), TIME_SIZE * low)
+        except (OSError, struct.error):
+            return None
+        now = time.monotonic()
+        times: list = []
+        for offset, at in struct.iter_unpack(TIME_FORM, found[:len(found) // TIME_SIZE * TIME_SIZE]):
+            if (times[-1][0] + 1 if times else start) <= offset < end:
+                times.append([offset, round(max(0.0, now - at / 1000), 3)])
+        return times
+
     def lock(self) -> int:
         """Take the supervisor's lock; -1 if a supervisor has it. It lasts until the last copy of the descriptor is closed."""
         try:
@@ -435,7 +464,8 @@ class Supervisor:
         self.log_full = self.log_eof = False
         self.log_size = self.unkept = 0
         self.rest = b""  # the end of what could not be kept of the log
-        self.woke = 0.0
+        self.woke = self.noted = 0.0
+        self.moments, self.noted_at = 0, -1
         self.reserves = [task.file("reserve.%d" % number) for number in range(2)]
 
     def put_by(self) -> None:
@@ -469,6 +499,7 @@ class Supervisor:
         for number in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE):
             signal.signal(number, signal.SIG_IGN)
         self.log = os.open(self.task.file("log"), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self.times = os.open(self.task.file("times"), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         if not os.path.exists(self.task.file("wake")):
             os.mkfifo(self.task.file("wake"), 0o600)
         self.wake = os.open(self.task.file("wake"), os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -612,6 +643,7 @@ class Supervisor:
         """Take in output: the log gets it up to its limit. The process goes on unharmed beyond that, and while the disk is full."""
         now = time.monotonic()
         if not self.log_full:
+            self.note_time(now)
             self.append(data)
         elif now - self.woke >= 1:
             os.utime(self.log)  # that it still prints is a sign of life
@@ -621,6 +653,19 @@ class Supervisor:
                 os.write(self.wake, b".")
             except BlockingIOError:
                 pass  # nobody has listened for a long time
+
+    def note_time(self, now: float) -> None:
+        """Put down when the log gets what comes now, before it does: who reads that finds its time."""
+        if self.moments and now - self.noted < MOMENT:
+            return
+        size = os.fstat(self.log).st_size
+        number = self.moments - (size == self.noted_at)  # nothing came of what was to come then
+        try:
+            # Its number is its place: one that the disk has no room for, or only in part, is written over by the next.
+            if os.pwrite(self.times, struct.pack(TIME_FORM, size, int(now * 1000)), TIME_SIZE * number) == TIME_SIZE:
+                self.noted, self.noted_at, self.moments = now, size, number + 1
+        except OSError:
+            pass  # what comes without a time of its own has that of what came before
 
     def append(self, data: bytes) -> None:
         """Write to the log what its limit allows, and before it how much the disk had no room for; or count what it has none for now."""
@@ -1508,13 +1553,15 @@ class Follow:
         if task.log_size() <= offset:
             return False
         with open(task.file("log"), "rb", 0) as log:
-            log.seek(offset)
             while self.credit > FRAME_COST and self.session.relaxed():
-                data = log.read(min(PIECE, self.credit - FRAME_COST))
+                data = os.pread(log.fileno(), min(PIECE, self.credit - FRAME_COST), offset)
                 if not data:
                     break
+                times = task.times(offset, offset + len(data))  # after the data: theirs are there
+                if times and len(times) > MOST_TIMES:
+                    data = data[:times.pop()[0] - offset]
                 self.credit -= FRAME_COST + len(data)
-                self.session.send({"id": self.number, "log": key, "offset": offset}, data)
+                self.session.send({"id": self.number, "log": key, "offset": offset, "times": times}, data)
                 offset += len(data)
         self.offsets[key] = offset
         return True

@@ -77,6 +77,14 @@ def log_key(job_id: str, attempt: int, task: str) -> str:
     return f"jobs/{job_id}/logs/{attempt}/{task.replace(':', '-')}"
 
 
+def times_key(key: str) -> str:
+    """Key of what is known of when the parts of a log came; see ``storage.times``.
+
+    :param key: the log's.
+    """
+    return f"{key}.times"
+
+
 def artifact_prefix(job_id: str) -> str:
     """Prefix of a job's outputs; the next part is the task's name with '-' for ':'."""
     return f"jobs/{job_id}/artifacts"

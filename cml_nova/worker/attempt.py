@@ -291,9 +291,9 @@ class Attempt:
                 raise _Over
             yield
 
-    def _take_log(self, rank: int, attempt: int, task: str, offset: int, data: bytes) -> None:
+    def _take_log(self, rank: int, attempt: int, task: str, offset: int, data: bytes, times: list[tuple[int, float]]) -> None:
         with self._may_save(rank):
-            self.saver.add(attempt, task, offset, data)
+            self.saver.add(attempt, task, offset, data, times)
         if self.saver.has_metrics() and not self._gathers():
             self._work.lease.wake.set()
 

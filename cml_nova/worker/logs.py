@@ -6,11 +6,13 @@ import json
 import math
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from cml_nova.storage import Storage
 from cml_nova.storage.base import log_key
+from cml_nova.storage.times import TimesWriter
 
 _MARK = b"CML_METRIC "
 #: a line longer than this is saved in pieces
@@ -39,6 +41,7 @@ class _Tail:
     """The begun line of a log: not saved until it is complete, so that a resumed log starts with a whole line."""
 
     offset: int
+    times: TimesWriter
     data: bytes = b""
 
 
@@ -66,11 +69,14 @@ class LogSaver:
             saved = self._storage.read(key, start, offset - start)
             whole_lines = saved if known or start == 0 else saved[saved.find(b"\n") + 1:]
             self._gather(attempt, task, offset - len(whole_lines), whole_lines)
-        self._tails[attempt, task] = _Tail(offset)
+        self._tails[attempt, task] = _Tail(offset, TimesWriter(self._storage, key, offset))
         return offset
 
-    def add(self, attempt: int, task: str, offset: int, data: bytes) -> None:
-        """Take the piece of a log that starts at ``offset``; pieces come in order from where ``resume`` said."""
+    def add(self, attempt: int, task: str, offset: int, data: bytes, times: Iterable[tuple[int, float]] = ()) -> None:
+        """Take the piece of a log that starts at ``offset``; pieces come in order from where ``resume`` said.
+
+        :param times: from which offsets on it came when, in seconds since 1970.
+        """
         tail = self._tails[attempt, task]
         expected = tail.offset + len(tail.data)
         if offset != expected:
@@ -80,6 +86,7 @@ class LogSaver:
         if not end and len(data) > _LONGEST_LINE:
             end = len(data)
         tail.data = data
+        tail.times.add(times)  # before the text: what can be read has its time
         self._save(attempt, task, tail, end)
 
     def finish(self, attempt: int, task: str) -> None:

@@ -90,13 +90,15 @@ class Record:
 
     def __init__(self) -> None:
         self.logs: dict[tuple[int, str], bytearray] = {}
+        self.times: dict[tuple[int, str], list[tuple[int, float]]] = {}
         self.states: list[ProcessState] = []
         self.stop = Leave()
 
-    def on_log(self, attempt: int, task: str, offset: int, data: bytes) -> None:
+    def on_log(self, attempt: int, task: str, offset: int, data: bytes, times: list[tuple[int, float]]) -> None:
         log = self.logs.setdefault((attempt, task), bytearray())
         assert offset == len(log)
         log += data
+        self.times.setdefault((attempt, task), []).extend(times)
 
     def offsets(self) -> dict[tuple[int, str], int]:
         return {key: len(log) for key, log in self.logs.items()}
@@ -207,6 +209,17 @@ def test_a_log_is_exact_over_a_connection_that_is_cut_again_and_again(machine: M
     assert record.text() == "".join(f"line {i}\n" for i in range(lines))
     assert cuts >= 3
     assert (record.states[-1].state, record.states[-1].exit_code) == ("EXITED", 0)
+
+
+def test_what_was_printed_while_nobody_was_there_has_its_own_times(machine: Machine) -> None:
+    began = time.time()
+    machine.start(spec("echo one; sleep 1; echo two"))
+    until(lambda: machine.processes()[0].ended)
+    record = Record()
+    record.follow(machine)
+    [(first, one), (second, two)] = record.times[1, "worker:0"]
+    assert (first, second) == (0, 4)
+    assert began <= one <= two - 1 <= time.time() - 1
 
 
 def test_a_process_outlives_its_session_and_the_session_process(machine: Machine, server: Server) -> None:

@@ -58,7 +58,7 @@ def follow(machine: Machine, known: int = 0, enough: int | None = None) -> tuple
     states: list[ProcessState] = []
     stop = Leave()
 
-    def on_log(attempt: int, task: str, offset: int, data: bytes) -> None:
+    def on_log(attempt: int, task: str, offset: int, data: bytes, times: list[tuple[int, float]]) -> None:
         assert offset == known + sum(map(len, pieces))
         pieces.append(data)
         if enough is not None and sum(map(len, pieces)) >= enough:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from itertools import groupby
@@ -24,10 +25,16 @@ from cml_nova.db.models import Job, Node, Task
 from cml_nova.frameworks import get_framework
 from cml_nova.states import Phase
 from cml_nova.storage.base import artifact_prefix, log_key
+from cml_nova.storage.times import read_times
 
 RESOURCE = Resource("outputs", __name__)
 
 _LOG_LIMIT = 65536
+#: most bytes of a log that are given with times: empty lines would become 26 times as much
+_TIMED_LIMIT = 1 << 18
+#: how far before a time's offset the beginning of its line is looked for
+_LONGEST_LINE = 1 << 16
+_UNKNOWN_TIME = "-".ljust(len(iso(0)))
 _PIECE = 1 << 16
 #: seconds between looks for new text while a request waits for some
 _LOOK = 0.1
@@ -35,32 +42,31 @@ _ENDED = (Phase.COLLECTING, Phase.TEARDOWN, Phase.DONE)
 
 
 @RESOURCE.operation("GET", "/jobs/<job_id>/log", policy="jobs:get_log", query=schemas.LOG_QUERY, gives="text/plain")
-def log(job_id: str, task: str | None, attempt: int | None, offset: int | None, tail: int | None, limit: int | None,
-        wait: int | None) -> Any:
+def log(job_id: str, task: str | None, attempt: int | None, offset: int | None, tail: int | None, since: str | None,
+        limit: int | None, wait: int | None, timestamps: bool | None) -> Any:
     """Read a task's log from a byte offset; X-Log-Next-Offset is where to go on, X-Log-Eof whether that is the end."""
     job = find(job_id, "jobs:get_log")
-    task = _task(job, task)
     attempt = max(1, job.attempt) if attempt is None else attempt
-    if tail is not None:
-        if offset is not None:
-            raise exception.BadRequest("tail: it is in place of offset; give one of them.", field="tail")
-        offset = max(0, (services().storage.size(log_key(job.id, attempt, task)) or 0) - tail)
-    offset = offset or 0
+    key = log_key(job.id, attempt, _task(job, task))
+    offset, limit = _begin(key, offset, tail, since), limit or _LOG_LIMIT
+    if timestamps and limit > _TIMED_LIMIT:
+        raise exception.BadRequest(f"limit: with timestamps it is at most {_TIMED_LIMIT}, not {limit}; ask for the rest from "
+                                   "X-Log-Next-Offset on.", field="limit")
     until = time.monotonic() + min(wait or 0, services().conf.api.max_wait)
     pause = threading.Event()
     while True:
         # The end is looked for before the text: text that comes in between is not cut off.
         complete = _complete(job, attempt)
-        data = services().storage.read(log_key(job.id, attempt, task), offset, limit or _LOG_LIMIT)
+        data = services().storage.read(key, offset, limit)
         left = until - time.monotonic()
         if data or complete or left <= 0:
             break
         pause.wait(min(_LOOK, left))
         job = find(job_id, "jobs:get_log")
-    response = flask.Response(data, mimetype="text/plain")
+    response = flask.Response(_timed(key, offset, data) if timestamps else data, mimetype="text/plain")
     response.headers["X-Log-Offset"] = str(offset)
     response.headers["X-Log-Next-Offset"] = str(offset + len(data))
-    response.headers["X-Log-Eof"] = "true" if complete and len(data) < (limit or _LOG_LIMIT) else "false"
+    response.headers["X-Log-Eof"] = "true" if complete and len(data) < limit else "false"
     response.headers["X-Log-Attempt"] = str(attempt)
     response.headers["X-Content-Type-Options"] = "nosniff"
     return response
@@ -78,6 +84,57 @@ def _task(job: Job, wanted: str | None) -> str:
     if wanted not in names:
         raise exception.NotFound(f"task: the job has no task {wanted!r}; its tasks are {', '.join(names[:20])}.")
     return wanted
+
+
+def _begin(key: str, offset: int | None, tail: int | None, since: str | None) -> int:
+    """Tell at which byte of a log to begin.
+
+    :raises BadRequest: that is said in several ways, or by a time that is none.
+    """
+    ways = {"offset": offset, "tail": tail, "since": since}
+    given = [name for name, value in ways.items() if value is not None]
+    if len(given) > 1:
+        raise exception.BadRequest(f"{given[1]}: it is in place of {given[0]}; give one of them.", field=given[1])
+    if tail is not None:
+        return max(0, (services().storage.size(key) or 0) - tail)
+    return offset or 0 if since is None else _since(key, since)
+
+
+def _since(key: str, since: str) -> int:
+    """Tell at which byte the line begins that came first at a time or after it. Where no times are known, that is the first line.
+
+    :raises BadRequest: it is no time.
+    """
+    if re.fullmatch(r"[0-9]{1,10}", since):
+        at = time.time() - int(since)
+    else:
+        at = seconds("since", since, "or a number of seconds such as 600")
+    storage = services().storage
+    with read_times(storage, key) as times:
+        if not len(times):
+            return 0
+        place = times.since(at)
+    if place is None:
+        return storage.size(key) or 0
+    start = max(0, place - _LONGEST_LINE)
+    before = storage.read(key, start, place - start)
+    return start + max(before.rfind(b"\n"), before.rfind(b"\r")) + 1
+
+
+def _timed(key: str, offset: int, data: bytes) -> bytes:
+    """Put before each line of a piece, and before its beginning, when it came."""
+    with read_times(services().storage, key) as times:
+        moments = iter([*times.between(offset, offset + len(data)), (offset + len(data), 0)])
+    begins, at = next(moments)
+    stamp = _UNKNOWN_TIME
+    pieces: list[bytes] = []
+    for line in re.findall(rb"[^\n]*\n|[^\n]+", data):
+        while begins <= offset:
+            stamp = iso(at / 1000)
+            begins, at = next(moments)
+        pieces += f"{stamp} ".encode(), line
+        offset += len(line)
+    return b"".join(pieces)
 
 
 def _complete(job: Job, attempt: int) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from sqlalchemy import update
@@ -13,6 +15,7 @@ from cml_nova.db import events as db_events
 from cml_nova.db import metrics as db_metrics
 from cml_nova.db.models import Job, Node, Task
 from cml_nova.storage.base import log_key
+from cml_nova.storage.times import TimesWriter
 from tests.unit.api.conftest import Api
 
 
@@ -54,6 +57,61 @@ def test_the_last_bytes_of_a_log(api: Api) -> None:
     assert read(api, job_id, "tail=4") == (b"6789", 10, False, 1)
     assert read(api, job_id, "tail=4&limit=2") == (b"67", 8, False, 1)
     assert read(api, job_id, "tail=40") == (b"0123456789", 10, False, 1)
+
+
+@pytest.fixture
+def timed(api: Api) -> str:
+    """Give the id of a job whose log has come at 12:00:00, 12:00:10 (in the midst of a line) and 12:00:20."""
+    job_id = running(api)
+    key = log_key(job_id, 1, "worker:0")
+    noon = 1767268800.0
+    TimesWriter(api.storage, key, 0).add([(0, noon), (5, noon + 10), (12, noon + 20.5)])
+    api.storage.write_at(key, 0, b"one\ntwo\n\nend\n")
+    return job_id
+
+
+@pytest.mark.parametrize(("since", "place"), [
+    ("2026-01-01T11:00:00Z", 0), ("2026-01-01T12:00:00Z", 0), ("2026-01-01T12:00:00.001Z", 4), ("2026-01-01T13:00:10+01:00", 4),
+    ("2026-01-01T12:00:20.5", 9), ("2026-01-01T12:00:21Z", 13), ("10", 13), ("9999999999", 0)])
+def test_a_log_since_a_time_begins_with_a_line(api: Api, timed: str, since: str, place: int) -> None:
+    answer = api.get(f"/v1/jobs/{timed}/log?{urlencode({'since': since})}")
+    assert (answer.data, int(answer.headers["X-Log-Offset"])) == (b"one\ntwo\n\nend\n"[place:], place)
+    assert answer.headers["X-Log-Next-Offset"] == "13"
+
+
+@pytest.mark.parametrize("query", ["offset=0&limit=13", "offset=5&limit=6"])
+def test_times_of_lines_count_in_no_offset(api: Api, timed: str, query: str) -> None:
+    plain, whole = api.get(f"/v1/jobs/{timed}/log?{query}"), api.get(f"/v1/jobs/{timed}/log?{query}&timestamps=true")
+    assert whole.text == {
+        "offset=0&limit=13": "2026-01-01T12:00:00.000Z one\n2026-01-01T12:00:00.000Z two\n2026-01-01T12:00:10.000Z \n"
+                             "2026-01-01T12:00:10.000Z end\n",
+        "offset=5&limit=6": "2026-01-01T12:00:10.000Z wo\n2026-01-01T12:00:10.000Z \n2026-01-01T12:00:10.000Z en"}[query]
+    assert re.sub(rb"2026-.{19} ", b"", whole.data) == plain.data
+    headers = ("X-Log-Offset", "X-Log-Next-Offset", "X-Log-Eof", "X-Log-Attempt")
+    assert [whole.headers[name] for name in headers] == [plain.headers[name] for name in headers]
+
+
+def test_a_log_whose_times_are_not_known(api: Api) -> None:
+    job_id = running(api)
+    key = log_key(job_id, 1, "worker:0")
+    assert read(api, job_id, "since=10&timestamps=true")[0] == b""
+    api.storage.write_at(key, 0, b"old\nnew\n")
+    assert read(api, job_id, "since=10")[0] == b"old\nnew\n"
+    assert read(api, job_id, "timestamps=true")[0] == b"-" + b" " * 24 + b"old\n-" + b" " * 24 + b"new\n"
+    api.storage.write_at(f"{key}.times", 0, bytes(7))
+    assert read(api, job_id, "since=10")[0] == b"old\nnew\n", "a torn record is none"
+
+
+@pytest.mark.parametrize(("query", "words"), [
+    ("since=yesterday", "since: 'yesterday' is not a time like 2026-01-31T12:00:00Z, or a number of seconds such as 600."),
+    ("since=-5", "since: '-5' is not a time"), ("since=10&offset=3", "since: it is in place of offset; give one of them."),
+    ("since=10&tail=3", "since: it is in place of tail"), ("tail=3&offset=3", "tail: it is in place of offset"),
+    ("timestamps=maybe", "timestamps: 'maybe' is neither true nor false"),
+    ("timestamps=true&limit=262145", "limit: with timestamps it is at most 262144, not 262145; ask for the rest from X-Log-Next-Offset")])
+def test_how_not_to_ask_for_times(api: Api, query: str, words: str) -> None:
+    answer = api.get(f"/v1/jobs/{running(api)}/log?{query}")
+    assert answer.status_code == 400
+    assert words in answer.json["error"]["message"]  # type: ignore[index]
 
 
 @pytest.mark.parametrize(("values", "query", "eof"), [

@@ -96,6 +96,16 @@ def test_ports_are_checked(ports: Any) -> None:
         protocol.parse_ports(ports, 2)
 
 
+@pytest.mark.parametrize("times", [
+    {}, [1], [[10]], [[9, 1.0]], [[20, 1.0]], [[12, 1.0], [12, 1.0]], [[12, 1.0], [11, 1.0]], [[10, -1.0]], [[10, "1"]], [["10", 1.0]],
+    [[10, 1.0, 2]], [[10 + number / 10, 1.0] for number in range(65)]])
+def test_times_of_a_log_are_checked(times: Any) -> None:
+    assert protocol.parse_times([[10, 1.5], [19, 0]], 10, 10) == [(10, 1.5), (19, 0)]
+    assert protocol.parse_times(None, 10, 10) is None
+    with pytest.raises(exception.RemoteError, match="times"):
+        protocol.parse_times(times, 10, 10)
+
+
 class Pipe:
     """A node of which the test plays the part; it gives the next of ``answers`` when it is asked for something."""
 

@@ -14,6 +14,8 @@ import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import jeepney
 import pytest
@@ -274,11 +276,11 @@ def supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[runn
     task = runner.Task(str(tmp_path), 1, "worker:0")
     os.makedirs(task.path)
     found = runner.Supervisor(str(tmp_path), task, {"max_log": 100}, {})
-    found.wake, found.log = (os.open(path, os.O_WRONLY | os.O_CREAT) for path in (task.file("wake"), task.file("log")))
+    found.wake, found.log, found.times = (os.open(task.file(name), os.O_WRONLY | os.O_CREAT) for name in ("wake", "log", "times"))
     found.put_by()
     yield found
-    os.close(found.log)
-    os.close(found.wake)
+    for fd in (found.log, found.wake, found.times):
+        os.close(fd)
 
 
 def test_a_log_says_what_a_full_disk_has_cost_it(supervisor: runner.Supervisor) -> None:
@@ -292,6 +294,54 @@ def test_a_log_says_what_a_full_disk_has_cost_it(supervisor: runner.Supervisor) 
         b"\ncml: 12 bytes of output are missing here: [Errno 28] No space left on device\nkept\n")
     assert supervisor.state["log_truncated"] is True
     assert supervisor.state["log_error"] == "[Errno 28] No space left on device"
+
+
+def test_the_times_of_a_log_share_records_and_say_how_old_its_parts_are(
+        supervisor: runner.Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(runner.time, "monotonic", lambda: now[0])
+    for at, line in ((1000.0, b"a\n"), (1000.05, b"b\n"), (1000.2, b"c\n"), (1007.0, b"d\n")):
+        now[0] = at
+        supervisor.keep(line)
+    now[0] = 1010.0
+    assert supervisor.task.times(0, 8) == [[0, 10.0], [4, 9.8], [6, 3.0]], "b came in the same moment as a"
+    assert supervisor.task.times(1, 6) == [[4, 9.8]]
+    os.truncate(supervisor.task.file("times"), 40)
+    assert supervisor.task.times(0, 8) == [[0, 10.0], [4, 9.8]], "a torn one is none"
+    os.unlink(supervisor.task.file("times"))
+    assert supervisor.task.times(0, 8) is None
+
+
+def test_times_where_the_disk_was_full(supervisor: runner.Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(runner.time, "monotonic", lambda: now[0])
+    good, supervisor.times = supervisor.times, os.open("/dev/full", os.O_WRONLY)
+    supervisor.keep(b"a\n")
+    os.close(supervisor.times)
+    supervisor.times = good
+    log, supervisor.log = supervisor.log, os.open(supervisor.task.file("log"), os.O_RDONLY)
+    for now[0] in (1001.0, 1002.0):
+        supervisor.keep(b"no room\n")
+    os.close(supervisor.log)
+    supervisor.log = log
+    now[0] = 1003.0
+    supervisor.keep(b"b\n")
+    assert [place for place, _ in supervisor.task.times(0, 100) or ()] == [2], "one for what came at last"
+
+
+def test_what_is_sent_of_a_log_has_few_times_a_frame(supervisor: runner.Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "MOST_TIMES", 2)
+    now = [1000.0]
+    monkeypatch.setattr(runner.time, "monotonic", lambda: now[0])
+    for _ in range(5):
+        supervisor.keep(b"x\n")
+        now[0] += 1
+    sent: list[tuple[dict[str, Any], bytes]] = []
+    session = SimpleNamespace(relaxed=lambda: True, send=lambda header, body: sent.append((header, body)))
+    follow = runner.Follow(session, 7, {}, 1 << 20, 0)  # type: ignore[arg-type]
+    assert follow.send_log(supervisor.task, (1, "worker:0"))
+    assert [(header["offset"], header["times"], body) for header, body in sent] == [
+        (0, [[0, 5.0], [2, 4.0]], b"x\nx\n"), (4, [[4, 3.0], [6, 2.0]], b"x\nx\n"), (8, [[8, 1.0]], b"x\n")]
 
 
 def test_the_last_lines_find_room_on_a_full_disk(supervisor: runner.Supervisor) -> None:

@@ -15,6 +15,7 @@ from cml_nova import conf as cml_conf
 from cml_nova import exception
 from cml_nova.storage.base import Storage, log_key
 from cml_nova.storage.file import FileStorage
+from cml_nova.storage.times import read_times
 from cml_nova.worker.attempt import Attempt, _Over
 from cml_nova.worker.logs import LogSaver, parse_metric
 from cml_nova.worker.work import Lease
@@ -120,6 +121,45 @@ def test_a_step_that_is_no_integer_is_left_out() -> None:
     assert found == {"name": "x", "value": 1.0, "step": None}
 
 
+def times(storage: Storage) -> list[tuple[int, int]]:
+    with read_times(storage, log_key("job", 1, "worker:0")) as found:
+        return found.between(0, 10**6)
+
+
+def test_times_are_there_before_the_text(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    saver = LogSaver(storage, "job")
+    saver.resume(1, "worker:0")
+    seen: list[tuple[bytes, list[tuple[int, int]]]] = []
+    write_at = storage.write_at
+    monkeypatch.setattr(storage, "write_at", lambda *piece: (write_at(*piece), seen.append((saved(storage), times(storage)))))
+    saver.add(1, "worker:0", 0, b"a\nb\n", [(0, 1000.0), (2, 1000.2)])
+    saver.add(1, "worker:0", 4, b"c\n")
+    assert seen == [(b"", [(0, 1000_000), (2, 1000_200)]), (b"a\nb\n", [(0, 1000_000), (2, 1000_200)]),
+                    (b"a\nb\nc\n", [(0, 1000_000), (2, 1000_200)])], "and a piece without any costs nothing more"
+
+
+def test_times_of_what_was_not_saved_any_more_are_written_over(storage: Storage) -> None:
+    """A worker died between the times and the text; the next one hears them again, a little different."""
+    old = LogSaver(storage, "job")
+    old.resume(1, "worker:0")
+    old.add(1, "worker:0", 0, b"a\nb", [(0, 1000.0), (2, 1000.2)])
+    for _ in range(2):
+        new = LogSaver(storage, "job")
+        assert new.resume(1, "worker:0") == 2
+        new.add(1, "worker:0", 2, b"b\nc", [(2, 1000.201), (4, 1005.0)])
+        storage.delete(log_key("job", 1, "worker:0"))
+        storage.write_at(log_key("job", 1, "worker:0"), 0, b"a\n")
+        assert times(storage) == [(0, 1000_000), (2, 1000_201), (4, 1005_000)]
+
+
+def test_times_go_on_and_a_node_can_not_make_more_of_them_than_time_passes(storage: Storage) -> None:
+    saver = LogSaver(storage, "job")
+    saver.resume(1, "worker:0")
+    saver.add(1, "worker:0", 0, b"x" * 100 + b"\n", [(place, 1000 + place / 1000) for place in range(100)])
+    saver.add(1, "worker:0", 101, b"earlier\n", [(101, 10.0)])
+    assert times(storage) == [(0, 1000_000), (50, 1000_050)]
+
+
 def test_last_lines(storage: Storage) -> None:
     saver = LogSaver(storage, "job")
     saver.resume(1, "worker:0")
@@ -150,20 +190,20 @@ LINES = [b'CML_METRIC {"name": "loss", "value": 1, "step": %d}\n' % step for ste
 
 def test_a_worker_whose_lease_is_over_saves_nothing_more(storage: Storage, attempt: Attempt) -> None:
     """It was held up with lines in its hands, and another one has read what was saved."""
-    attempt._take_log(0, 1, "worker:0", 0, b"one\n")
+    attempt._take_log(0, 1, "worker:0", 0, b"one\n", [])
     attempt._work.lease.lose()
     with pytest.raises(exception.LeaseLost):
-        attempt._take_log(0, 1, "worker:0", 4, b"two\n")
+        attempt._take_log(0, 1, "worker:0", 4, b"two\n", [])
     assert saved(storage) == b"one\n"
 
 
 @pytest.mark.parametrize("end", [lambda attempt: attempt.report(phase="PROVISIONING"), lambda attempt: attempt.forget([0])])
 def test_nothing_is_saved_whose_metrics_would_not_be_reported(storage: Storage, attempt: Any, end: Callable[[Attempt], None]) -> None:
     """A node that the cloud says is in ERROR may go on, and so does its follower for a moment."""
-    attempt._take_log(0, 1, "worker:0", 0, LINES[0])
+    attempt._take_log(0, 1, "worker:0", 0, LINES[0], [])
     end(attempt)
     with pytest.raises(_Over):
-        attempt._take_log(0, 1, "worker:0", len(LINES[0]), LINES[1])
+        attempt._take_log(0, 1, "worker:0", len(LINES[0]), LINES[1], [])
     attempt.report(phase="PROVISIONING")
     assert saved(storage) == LINES[0]
     assert [metric["step"] for report in attempt._work.reports for metric in report.get("metrics", ())] == [0]
