@@ -1,7 +1,6 @@
-"""Follows the log of a job by the client library, run by test_sdk.py; prints each line with its arrival, then the job's status."""
+"""Follows the log of a job by the client library, run by osc/test_following.py; prints as the command does, then the job's status."""
 
 import sys
-import time
 
 import openstack
 
@@ -14,7 +13,7 @@ def main(job_id):
     ml = conn.machine_learning
     patience = sdk.Patience(120, notify=lambda text: print(text, file=sys.stderr, flush=True))
     for line in ml.follow_log(job_id, patience=patience):
-        print(f"{line.task}|{line.text}|{time.time():.3f}", flush=True)
+        print(f"{line.task} | {line.text}", flush=True)
     print(ml.wait_for_job(job_id, timeout=60, patience=patience).status)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,20 +10,10 @@ import pytest
 import yaml
 
 from tests.clients.conftest import REPOSITORY, Laptop
-from tests.harness.client import Client
 from tests.harness.cloud import LocalCloud
 from tests.harness.process import free_port
-from tests.harness.stack import Stack
-from tests.harness.training import document
 
 SCRIPTS = Path(__file__).parent
-#: prints numbered lines with the time, in bursts and one by one
-NUMBERED = """
-import random, time
-for i in range(2500):
-    print(f"{i} {time.time():.3f}", flush=True)
-    time.sleep(random.choice([0, 0, 0.01]))
-"""
 EXAMPLE = """
 import os, pathlib
 print('CML_METRIC {"name": "loss", "value": 0.5}')
@@ -56,33 +45,6 @@ def test_the_examples_of_the_documentation(laptop: Laptop, tmp_path: Path) -> No
     assert "SUCCEEDED 100" in printed
     assert "worker:1 [0.5]" in printed
     assert (tmp_path / "results" / "output" / "worker-1" / "model").read_text() == "weights"
-
-
-def test_no_line_is_lost_or_doubled_while_the_service_restarts_and_tokens_end(
-        stack: Stack, client: Client, cloud: LocalCloud, laptop: Laptop) -> None:
-    job_id = client.submit(document(workers=4), {"train.py": NUMBERED})
-    client.wait_status(job_id, "RUNNING")
-    with laptop.start(SCRIPTS / "sdk_follow.py", job_id) as follower:
-        try:
-            assert follower.stdout is not None and follower.stderr is not None
-            lines = [follower.stdout.readline()]
-            cloud.fault("tokens", expire="all")
-            lines += [follower.stdout.readline() for _ in range(100)]
-            stack.service.kill()
-            time.sleep(1)
-            stack.service.start()
-            cloud.fault("tokens", expire="all")
-            lines += follower.stdout.readlines()
-            said = follower.stderr.read()
-        finally:
-            follower.kill()
-    assert lines[-1] == "SUCCEEDED\n", said
-    assert "does not answer" in said and "answers again" in said
-    seen: dict[str, list[int]] = {}
-    for line in lines[:-1]:
-        task, text, _ = line.split("|")
-        seen.setdefault(task, []).append(int(text.split()[0]))
-    assert seen == {f"worker:{rank}": list(range(2500)) for rank in range(4)}
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,16 +46,21 @@ class Openstack:
     :param command: the program and what comes before all arguments.
     :param clouds: the clouds.yaml.
     :param env: more of the environment.
+    :param python: that it runs with.
     """
 
-    def __init__(self, command: Sequence[str], clouds: Path, cloud: str, env: Mapping[str, str]) -> None:
-        self.command, self.clouds, self.cloud = command, clouds, cloud
+    def __init__(self, command: Sequence[str], clouds: Path, cloud: str, env: Mapping[str, str], python: str) -> None:
+        self.command, self.clouds, self.cloud, self.python = command, clouds, cloud, python
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("OS_", "PYTHON"))}
         self.env = {**kept, "OS_CLIENT_CONFIG_FILE": str(clouds), "COLUMNS": "200", **env}
 
     def start(self, *args: str, cloud: str | None = None, stderr: int | IO[bytes] = subprocess.PIPE) -> Running:
         """Start the command and go on."""
         return Running([*self.command, "--os-cloud", cloud or self.cloud, *args], self.env, stderr)
+
+    def script(self, path: Path, *args: str) -> Running:
+        """Start a script that uses the same client library."""
+        return Running([self.python, str(path), *args], {**self.env, "OS_CLOUD": self.cloud}, subprocess.PIPE)
 
     def run(self, *args: str, cloud: str | None = None, stdin: str = "", timeout: float = 120, cwd: Path | None = None,
             env: Mapping[str, str] | None = None) -> Done:
@@ -85,6 +91,10 @@ class Running:
         """Wait for a line of the standard output, and give it without its end."""
         return self._out.line()
 
+    def arrival(self) -> tuple[float, str]:
+        """Wait for a line of the standard output; give it, and when it was there, in seconds since 1970."""
+        return self._out.arrival()
+
     def error_line(self) -> str:
         """Wait for a line of the standard error, and give it without its end."""
         return self._err.line()
@@ -114,7 +124,7 @@ class _Reader:
     """Reads lines of a pipe, so that it never fills up."""
 
     def __init__(self, pipe: IO[str] | None) -> None:
-        self._lines: queue.Queue[str] = queue.Queue()
+        self._lines: queue.Queue[tuple[float, str]] = queue.Queue()
         self._thread = threading.Thread(target=self._read, args=(pipe,), daemon=True)
         self._thread.start()
 
@@ -122,20 +132,24 @@ class _Reader:
         if pipe is not None:
             with pipe:
                 for line in pipe:
-                    self._lines.put(line)
+                    self._lines.put((time.time(), line))
+
+    def arrival(self) -> tuple[float, str]:
+        """:raises queue.Empty: none has come for a minute."""
+        at, line = self._lines.get(timeout=60)
+        return at, line.rstrip("\n")
 
     def line(self) -> str:
-        """:raises queue.Empty: none has come for a minute."""
-        return self._lines.get(timeout=60).rstrip("\n")
+        return self.arrival()[1]
 
     def rest(self) -> str:
         self._thread.join(60)
-        return "".join(self._lines.get_nowait() for _ in range(self._lines.qsize()))
+        return "".join(self._lines.get_nowait()[1] for _ in range(self._lines.qsize()))
 
 
 def ceiling(clouds: Path, cloud: str) -> Openstack:
     """Give the command of the environment that the tests run in: the newest releases."""
-    return Openstack([str(Path(sys.executable).parent / "openstack")], clouds, cloud, {})
+    return Openstack([str(Path(sys.executable).parent / "openstack")], clouds, cloud, {}, sys.executable)
 
 
 def floor(clouds: Path, cloud: str, directory: Path) -> Openstack:
@@ -152,4 +166,4 @@ def floor(clouds: Path, cloud: str, directory: Path) -> Openstack:
     [information] = Path(sysconfig.get_path("purelib")).glob("cml_nova-*.dist-info")
     for path in (package, information):
         (directory / path.name).symlink_to(path)
-    return Openstack([FLOOR_PYTHON, str(FLOOR_COMMAND)], clouds, cloud, {"PYTHONPATH": str(directory)})
+    return Openstack([FLOOR_PYTHON, str(FLOOR_COMMAND)], clouds, cloud, {"PYTHONPATH": str(directory)}, FLOOR_PYTHON)

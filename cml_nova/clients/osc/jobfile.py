@@ -10,6 +10,7 @@ import math
 import re
 import sys
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,18 @@ def seconds(text: str) -> int | float:
         raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 90s, 15m, 2h or 1d")
     number: int | float = value
     return number
+
+
+def moment(text: str) -> int | float | str:
+    """Read what ``--since`` says: seconds, or a time in ISO 8601 as it is; argparse makes a usage error of what is neither."""
+    value: int | float | str = _duration(text)
+    if isinstance(value, str):
+        try:
+            datetime.fromisoformat(value)
+        except ValueError:
+            words = "is neither a time such as 2026-01-31T12:00:00Z nor how long ago, such as 10m"
+            raise argparse.ArgumentTypeError(f"{text!r} {words}") from None
+    return value
 
 
 def variables(name: str) -> dict[str, str]:

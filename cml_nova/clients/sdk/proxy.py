@@ -227,7 +227,7 @@ class Proxy(proxy.Proxy):
             yield self.download_artifact(job, artifact.path, target, patience=patience)
 
     def job_log(self, job: str | Job, task: str | None = None, attempt: int | None = None, offset: int = 0, limit: int | None = None,
-                wait: int = 0, tail: int | None = None) -> logs.LogPiece:
+                wait: int = 0, tail: int | None = None, since: str | float | None = None, timestamps: bool = False) -> logs.LogPiece:
         """Read a piece of a task's log.
 
         :param task: such as "worker:0"; by default the first one.
@@ -236,20 +236,28 @@ class Proxy(proxy.Proxy):
         :param limit: most bytes.
         :param wait: seconds to wait for text where there is none.
         :param tail: in place of ``offset``, how many bytes before the end of what is there to begin.
+        :param since: in place of ``offset``, a time in ISO 8601, or how many seconds ago: begin with the line that came then or later.
+        :param timestamps: give the times of the lines, too.
         """
-        query = {"task": task, "attempt": attempt, "offset": None if tail else offset, "limit": limit, "wait": wait or None, "tail": tail}
+        query = {"task": task, "attempt": attempt, "offset": offset if tail is None and since is None else None, "limit": limit,
+                 "wait": wait or None, "tail": tail, "since": since if since is None or isinstance(since, str) else round(since),
+                 "timestamps": "true" if timestamps else None}
         response = self.get(f"/jobs/{_id(job)}/log", params={key: value for key, value in query.items() if value is not None},
                             skip_cache=True, timeout=_ANSWER_TO_WAIT + wait, connect_retries=0)
         exceptions.raise_from_response(response)
         # Counted, not believed: a connection that breaks in the middle of a piece goes unnoticed with some versions of urllib3.
-        next_offset = int(response.headers["X-Log-Offset"]) + len(response.content)
+        data, times = logs.split(response.content) if timestamps else (response.content, ())
+        next_offset = int(response.headers["X-Log-Offset"]) + len(data)
         whole = next_offset == int(response.headers["X-Log-Next-Offset"])
-        return logs.LogPiece(response.content, next_offset, whole and response.headers["X-Log-Eof"] == "true",
-                             int(response.headers["X-Log-Attempt"]))
+        return logs.LogPiece(data, next_offset, whole and response.headers["X-Log-Eof"] == "true",
+                             int(response.headers["X-Log-Attempt"]), not whole or len(data) == limit, times)
 
     def follow_log(self, job: str | Job, tasks: Sequence[str] | None = None, attempt: int | None = None,
-                   patience: Patience | None = None, lines: int | None = None) -> Iterator[logs.LogLine]:
+                   patience: Patience | None = None, lines: int | None = None,
+                   since: str | float | None = None) -> Iterator[logs.LogLine]:
         """Give the lines of a job's logs as they come, each once and in order per task, until there will be no more.
+
+        What has come of several tasks meanwhile is in the order of its times.
 
         It goes on where it was after the service, Keystone or the network was away, and after the token has expired.
 
@@ -258,12 +266,27 @@ class Proxy(proxy.Proxy):
         :param patience: for how long the service may be away.
         :param lines: begin with the last so many lines of what each log has now, as far as they are in its last MiB; by default with
             the first one.
+        :param since: begin with what came at a time (in ISO 8601) or later, or in the last so many seconds.
         """
         patience = patience or Patience()
-        if tasks is None:
-            roles = patience.call(lambda: self.get_job(job)).roles
-            tasks = [f"{role}:{index}" for role, entry in roles.items() for index in range(entry["count"])]
-        return logs.follow(self, _id(job), tasks, attempt, patience, lines)
+        return logs.follow(self, _id(job), self._tasks(job, tasks, patience), attempt, patience, lines, since)
+
+    def log_lines(self, job: str | Job, tasks: Sequence[str] | None = None, attempt: int | None = None,
+                  patience: Patience | None = None, lines: int | None = None,
+                  since: str | float | None = None) -> Iterator[logs.LogLine]:
+        """Give the lines that a job's logs have now, in the order of their times; see ``follow_log``.
+
+        :param attempt: by default the newest one.
+        """
+        patience = patience or Patience()
+        return logs.read(self, _id(job), self._tasks(job, tasks, patience), attempt, patience, lines, since)
+
+    def _tasks(self, job: str | Job, tasks: Sequence[str] | None, patience: Patience) -> Sequence[str]:
+        """Give the tasks that are asked for, or those of all roles that a job counts."""
+        if tasks is not None:
+            return tasks
+        roles = patience.call(lambda: self.get_job(job)).roles
+        return [f"{role}:{index}" for role, entry in roles.items() for index in range(entry["count"])]
 
     # packages
 

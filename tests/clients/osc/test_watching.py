@@ -11,8 +11,7 @@ import pytest
 
 from tests.harness.client import Client
 from tests.harness.command import Openstack
-from tests.harness.stack import Stack
-from tests.harness.training import TICK, WAIT, Gate, document, ticked
+from tests.harness.training import WAIT, Gate, document
 from tests.harness.waiting import until
 
 #: prints a line at each word of the test, with the time at which it did
@@ -103,23 +102,6 @@ def test_u09_follow_is_prompt_and_ends_with_the_job(openstack: Openstack, client
 def test_u09_u11_follow_has_the_result_of_the_job(openstack: Openstack, failed: str) -> None:
     done = openstack.run("ml", "job", "log", "show", "-f", "--lines", "1", failed)
     assert (done.code, done.out) == (1, "about to fail\n")
-
-
-def test_u10_follow_goes_on_when_the_service_was_away(openstack: Openstack, session_stack: Stack, client: Client, gate: Gate) -> None:
-    job = client.submit(document(name="followed", env=gate.env), gate.files(TICK))
-    gate.expect(2)
-    with openstack.start("ml", "job", "log", "show", "--follow", job) as following:
-        lines = [following.line() for _ in range(100)]
-        session_stack.service.kill()
-        session_stack.service.start()
-        gate.open()
-        done = following.end(120)
-    assert done.code == 0, done.err
-    lines += done.out.splitlines()
-    assert "The service answers again." in done.err
-    for task in ("worker:0", "worker:1"):
-        own = [line.removeprefix(f"{task} | ") for line in lines if line.startswith(f"{task} | ")]
-        assert own == ticked(len(own))
 
 
 def test_u11_tasks_of_a_job(openstack: Openstack, done: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,9 +28,12 @@ class Service:
     """A job that goes on with each request. ``script`` has, for each attempt, the bytes of each task.
 
     :param ups_and_downs: each request may fail, and each answer may be cut off.
+    :param at: tells when a byte came, by task and offset.
     """
 
-    def __init__(self, script: list[dict[str, bytes]], seed: int = 0, ups_and_downs: bool = False) -> None:
+    def __init__(self, script: list[dict[str, bytes]], seed: int = 0, ups_and_downs: bool = False,
+                 at: Callable[[str, int], str] = lambda task, offset: "") -> None:
+        self._at = at
         self._script = script
         self._random = random.Random(seed)
         self._troubled = ups_and_downs
@@ -61,19 +65,29 @@ class Service:
         self._step()
         return SimpleNamespace(id=job, attempt=self.attempt, phase=self.phase)
 
-    def job_log(self, job: str, task: str, attempt: int, limit: int, offset: int = 0, wait: int = 0, tail: int = 0) -> logs.LogPiece:
+    def job_log(self, job: str, task: str, attempt: int, limit: int, offset: int = 0, wait: int = 0, tail: int = 0,
+                since: str | None = None, timestamps: bool = False) -> logs.LogPiece:
         self.requests.append({"task": task, "attempt": attempt, "offset": offset, "wait": wait})
         self._step()
         complete = attempt < self.attempt or self.phase in ("COLLECTING", "TEARDOWN")
         text = b"" if attempt > self.attempt else self._script[attempt - 1][task]
         if attempt == self.attempt:
             text = text[:self._written[task]]
+        if since:
+            offset = next((place for place in range(len(text)) if text[place - 1:place] in (b"", b"\n") and self._at(task, place) >= since),
+                          len(text))
         if tail:
             offset = max(0, len(text) - tail)
         data = text[offset:offset + limit]
         if self._troubled and self._random.random() < 0.2:  # cut off on its way
-            return logs.LogPiece(data[:len(data) // 2], offset + len(data) // 2, False, attempt)
-        return logs.LogPiece(data, offset + len(data), complete and len(data) < limit, attempt)
+            data = data[:len(data) // 2]
+            return logs.LogPiece(data, offset + len(data), False, attempt, True, self._times(task, offset, data))
+        return logs.LogPiece(data, offset + len(data), complete and len(data) < limit, attempt, len(data) == limit,
+                             self._times(task, offset, data))
+
+    def _times(self, task: str, offset: int, data: bytes) -> tuple[str, ...]:
+        begins = [0, *(place + 1 for place, byte in enumerate(data) if byte == 10)]
+        return tuple(self._at(task, offset + begin) for begin in begins if begin < len(data))
 
 
 def follow(service: Service, tasks: list[str], attempt: int | None = None) -> list[logs.LogLine]:
@@ -113,14 +127,47 @@ def test_line_longer_than_a_piece_comes_in_parts(clock: Clock, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(("text", "lines", "expected"), [
-    (b"a\nb\nc\n", 2, ["b", "c"]), (b"a\nb\nc", 2, ["a", "b", "c"]), (b"a\nb\n", 9, ["a", "b"]), (b"a\nb\n", 0, []), (b"", 5, []),
+    (b"a\nb\nc\n", 2, ["b", "c"]), (b"a\nb\nc", 2, ["b", "c"]), (b"a\nb\n", 9, ["a", "b"]), (b"a\nb\n", 0, []), (b"", 5, []),
     (b"12345\n12345\nab\nc\n", 9, ["ab", "c"]), (b"12345\n12345\nab\nc\n", 1, ["c"]), (b"x" * 20, 1, ["x" * 10])])
 def test_follower_of_the_last_lines(clock: Clock, monkeypatch: pytest.MonkeyPatch, text: bytes, lines: int, expected: list[str]) -> None:
-    monkeypatch.setattr(logs, "PIECE", 10)
+    monkeypatch.setattr(logs, "TAIL", 10)
     service = Service([{"w:0": text}])
     service.attempt, service.phase, service._written = 1, "TEARDOWN", {"w:0": len(text)}
+    assert [line.text for line in logs.read(service, "j", ["w:0"], None, Patience(), lines)] == expected
     assert [line.text for line in logs.follow(service, "j", ["w:0"], None, Patience(), lines)] == expected
     assert [line.next_offset for line in logs.follow(service, "j", ["w:0"], None, Patience(), lines)][-1:] == [len(text)][:len(expected)]
+
+
+def clocked(pieces: Callable[[int, str], int]) -> Callable[[str, int], str]:
+    """Make up when lines of 5 bytes came."""
+    return lambda task, offset: f"{pieces(offset // 5, task):05}"
+
+
+@pytest.mark.parametrize("piece", [5, 12, 1000])
+def test_what_is_there_is_read_in_the_order_of_its_times(clock: Clock, monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
+    monkeypatch.setattr(logs, "PIECE", piece)
+    script = {f"w:{rank}": b"".join(b"%04d\n" % (3 * number + rank) for number in range(20 * (1 + rank))) + b"end" for rank in range(3)}
+    service = Service([script], at=clocked(lambda number, task: 3 * number + int(task[-1])))
+    service.attempt, service.phase, service._written = 1, "TEARDOWN", {task: len(text) for task, text in script.items()}
+    service._step = lambda: None  # type: ignore[method-assign]
+    for lines in (logs.read(service, "j", list(script), None, Patience()), logs.follow(service, "j", list(script), None, Patience())):
+        found = list(lines)
+        assert [line.at for line in found] == sorted(line.at for line in found)
+        assert [line.text for line in found if line.text != "end"] == [f"{int(line.at):04}" for line in found if line.text != "end"]
+        assert len(found) == 20 + 40 + 60 + 3
+    since = list(logs.read(service, "j", ["w:1"], None, Patience(), since="00100"))
+    assert [line.text for line in since][:2] == ["0100", "0103"]
+    assert [line.text for line in logs.read(service, "j", ["w:1"], None, Patience(), lines=2, since="00100")] == ["0118", "end"]
+    assert [line.text for line in logs.read(service, "j", ["w:1"], None, Patience(), lines=9, since="00118")] == ["0118", "end"]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_what_is_there_is_read_whatever_happens(clock: Clock, seed: int) -> None:
+    script = [{"w:0": numbered("w", 1, 40) + b"the begin"}]
+    service = Service(script, seed, ups_and_downs=True)
+    service.attempt, service.phase, service._written = 1, "RUNNING", {"w:0": len(script[0]["w:0"])}
+    assert [line.text for line in logs.read(service, "j", ["w:0"], None, Patience())] == [
+        *(f"w 1 line {i}" for i in range(40)), "the begin"]
 
 
 def test_one_attempt_only(clock: Clock) -> None:

@@ -55,6 +55,27 @@ def test_log_that_came_in_part_goes_on_after_that_part(monkeypatch: pytest.Monke
     monkeypatch.setattr(proxy, "get", lambda url, **more: SimpleNamespace(status_code=200, content=b"abc", headers=headers))
     piece = proxy.job_log("j", "worker:0", offset=10)
     assert (piece.data, piece.next_offset, piece.eof, piece.attempt) == (b"abc", 13, ended, 2)
+    assert piece.more is (header == "20")
+
+
+@pytest.mark.parametrize(("cut", "data", "times"), [
+    (0, b"ab\n\nc", ("2026-01-01T12:00:00.000Z", "2026-01-01T12:00:01.000Z", "")), (2, b"ab\n\n", ("2026-01-01T12:00:00.000Z",
+                                                                                          "2026-01-01T12:00:01.000Z")),
+    (30, b"ab\n", ("2026-01-01T12:00:00.000Z",)), (54, b"a", ("2026-01-01T12:00:00.000Z",)), (55, b"", ())])
+def test_times_of_a_log_count_in_no_offset(monkeypatch: pytest.MonkeyPatch, cut: int, data: bytes, times: tuple[str, ...]) -> None:
+    """Wherever the answer breaks off."""
+    proxy, asked = Proxy(session=None), []
+    headers = {"X-Log-Offset": "10", "X-Log-Next-Offset": "15", "X-Log-Eof": "true", "X-Log-Attempt": "2"}
+    content = b"2026-01-01T12:00:00.000Z ab\n2026-01-01T12:00:01.000Z \n" + b"-".ljust(25) + b"c"
+
+    def get(url: str, params: dict[str, Any], **more: Any) -> Any:
+        asked.append(params)
+        return SimpleNamespace(status_code=200, content=content[:len(content) - cut], headers=headers)
+
+    monkeypatch.setattr(proxy, "get", get)
+    piece = proxy.job_log("j", "worker:0", since=90.4, timestamps=True)
+    assert (piece.data, piece.times, piece.next_offset, piece.eof) == (data, times, 10 + len(data), not cut)
+    assert asked == [{"task": "worker:0", "since": 90, "timestamps": "true"}]
 
 
 @pytest.mark.parametrize(("configured", "sent"), [(None, 60), (5, None)])

@@ -70,6 +70,7 @@ MISTAKES: list[tuple[str, Any, str, str]] = [
     ("nothing to set", job.SetJob, "digits", ""),
     ("jobs to delete that there are not", job.DeleteJob, "one two", ""),
     ("lines in words", job_log.ShowLog, "digits --lines few", ""),
+    ("a time to begin with that is none", job_log.ShowLog, "digits --since yesterday", ""),
     ("files of a job that there is not", job_artifact.SaveArtifacts, "digits 'output/*'", ""),
 ]
 
