@@ -17,6 +17,9 @@ OPTS = [
     cfg.IntOpt("max_log_bytes", default=1024 * 1024 * 1024, min=1024, help="Most log that is kept of one task and attempt, in bytes."),
     cfg.FloatOpt("checkpoint_interval", default=60, min=1,
                  help="Seconds between saves of what has changed in CML_CHECKPOINT_DIR of a running job; a job may name others."),
+    cfg.FloatOpt("last_save_timeout", default=120, min=0,
+                 help="Most seconds, after its processes have ended, that the last save of the checkpoint of a job may take that was "
+                      "cancelled or has used up its max_run_time. 0: there is none, and a restart goes on from the save before."),
     cfg.IntOpt("max_checkpoint_bytes", default=64 * 1024 * 1024 * 1024, min=1024,
                help="Largest checkpoint of a job that is saved while it runs, all files of all nodes together, in bytes."),
     cfg.IntOpt("max_checkpoint_files", default=10000, min=1, help="Most files in such a checkpoint."),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -18,7 +19,7 @@ from cml_nova.worker.crew import Crew
 from cml_nova.worker.hang import Hang, find_hang, interval
 from cml_nova.worker.logs import LogSaver
 from cml_nova.worker.processes import process_specs
-from cml_nova.worker.saving import Saver
+from cml_nova.worker.saving import PART, Saver
 from cml_nova.worker.work import Work
 
 LOG = logging.getLogger(__name__)
@@ -28,6 +29,8 @@ _LOG_GRACE = 10.0
 _PAUSE_MIN, _PAUSE_MAX = 0.2, 5.0
 #: seconds for which a node may refuse to start a process until it is taken at its word
 _REFUSAL_GRACE = 5.0
+#: seconds in which nodes must say whether there is anything to save of a job that was cancelled
+_ANSWER = 2.0
 #: seconds for which metrics are gathered after others have been reported, at least and at most
 _GATHERING = 0.5
 
@@ -151,6 +154,21 @@ class Attempt:
         """Report what has been gathered, and save checkpoints where it is time."""
         self.report()
         self._checkpoints.look()
+
+    def has_checkpoints(self) -> bool:
+        """Tell whether there are files in the checkpoint directory of a node that answers at once."""
+        def ask(rank: int, machine: Machine) -> bool:
+            return machine.connected and bool(machine.snapshot(PART, 1, hold=False).files)
+
+        def ask_all() -> None:
+            found.set_result(any(result is True for result in self._crew.each(ask, set(self._followers) - set(self._unreachable)).values()))
+
+        found: Future[bool] = Future()
+        threading.Thread(target=ask_all, name=f"ask-{self._work.job.id[:8]}", daemon=True).start()
+        try:
+            return found.result(_ANSWER)
+        except TimeoutError:
+            return False
 
     def save_last(self) -> None:
         """Save the checkpoints that the stopped processes have left on nodes that answer."""

@@ -88,6 +88,8 @@ class Saver:
         self._trouble: _Trouble | None = None
         self._incomplete = False
         self._told: set[str] = set()
+        #: by when, by the monotonic clock, the last save of a job that was ended early must be over
+        self._ends_at: float | None = None
 
     def look(self) -> None:
         """Pass on what a save has come to, and begin the next one when it is time."""
@@ -102,7 +104,7 @@ class Saver:
         return self._interval if self._busy else max(0.0, self._due - time.monotonic())
 
     def save_last(self, lost: Iterable[int]) -> None:
-        """Save what the processes have left, now that all have ended; as long as the job is wanted.
+        """Save what the processes have left, now that all have ended; for a limited time where the job was ended early.
 
         :param lost: nodes that can't be asked any more.
         """
@@ -125,12 +127,20 @@ class Saver:
         while not self._abandoned.is_set():
             if self._thread and self._busy:
                 self._thread.join(_TICK)
-                if self._work.ended_early():
+                if self._unwanted():
                     self._abandoned.set()
             elif self._saved or self._trouble:
                 self._publish()
             else:
                 return
+
+    def _unwanted(self) -> bool:
+        """Tell whether nothing more is to be saved: the job is deleted, or was ended early and has had its time for this."""
+        if not self._work.ended_early():
+            return False
+        if self._ends_at is None:
+            self._ends_at = time.monotonic() + self._work.conf.remote.last_save_timeout
+        return self._work.forgotten or time.monotonic() > self._ends_at
 
     def _begin(self, action: Callable[..., None], **arguments: Any) -> None:
         def run() -> None:

@@ -169,6 +169,8 @@ class Work:
         self.lease = lease
         self.stopping = stopping
         self.given_back = False
+        #: the user has deleted the job: nothing of it is to be kept. Known from the answer to the last report
+        self.forgotten = False
         self._reporting = threading.Lock()
         self.job = self._load()
         self.context = cml_context.RequestContext(is_admin=True, request_id=self.job.request_id, overwrite=True)
@@ -199,7 +201,7 @@ class Work:
         with self._reporting:  # one after the other: a conductor takes them in the order of their ids only
             report["id"] = f"{time.monotonic_ns():020d}"
             answer = self._call(self.tools.conductor.job_report, self.lease.job_id, self.lease.generation, report)
-            self.job.target, self.job.outcome = answer["target"], answer["outcome"]
+            self.job.target, self.job.outcome, self.forgotten = answer["target"], answer["outcome"], answer["forget"]
             for name in ("attempt", "error_restarts", "infra_restarts", "runtime", "cause", "status_reason"):
                 if name in report:
                     setattr(self.job, name, report[name])

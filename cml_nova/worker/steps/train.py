@@ -73,11 +73,23 @@ def _observe(work: Work, attempt: Attempt) -> None:
 
 
 def _end_early(work: Work, attempt: Attempt) -> None:
-    """The user wants the job gone, or its time is up."""
+    """The user wants the job gone, or its time is up. Its checkpoint is saved, for a restart to go on from."""
     if work.job.target == Target.DELETE:
+        _save_of_cancelled(work, attempt)
         return attempt.report(phase=Phase.TEARDOWN, status_reason=None)
     attempt.stop(work.conf.remote.stop_grace)
+    attempt.save_last()
     attempt.report(phase=Phase.COLLECTING, events=[("phase", "The processes were stopped.", {"phase": str(Phase.COLLECTING)})])
+
+
+def _save_of_cancelled(work: Work, attempt: Attempt) -> None:
+    """Let processes that make checkpoints end in good order, and save what they leave; nobody waits for those that make none."""
+    if not work.conf.remote.last_save_timeout or not attempt.has_checkpoints():
+        return
+    attempt.report(events=[("checkpoint", "The processes are stopped, and their checkpoint is saved.", {"attempt": work.job.attempt})])
+    if not work.forgotten:
+        attempt.stop(work.conf.remote.stop_grace)
+        attempt.save_last()
 
 
 def _succeed(work: Work, attempt: Attempt) -> None:
