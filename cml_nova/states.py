@@ -41,6 +41,8 @@ class Cause(StrEnum):
     """Whose doing it is that a job waits, restarts or fails."""
 
     USER_ERROR = "USER_ERROR"
+    SETUP_ERROR = "SETUP_ERROR"
+    PRECHECK = "PRECHECK"
     INFRA_LOST = "INFRA_LOST"
     PREEMPTED = "PREEMPTED"
     NO_CAPACITY = "NO_CAPACITY"

@@ -94,13 +94,7 @@ def _columns(job: Job, report: dict[str, Any], conf: cfg.ConfigOpts.GroupAttr) -
     if phase != job.phase:
         if not may_follow(job.phase, phase):
             raise exception.InvalidTransition(f"job {job.id} can't go from {job.phase} to {phase}")
-        values.update(phase=phase, phase_started_at=now())
-        if phase == Phase.RUNNING and job.started_at is None:
-            values["started_at"] = now()
-        if phase == Phase.QUEUED:
-            values["capacity_tries"] = job.capacity_tries + 1
-        if phase == Phase.DONE:
-            values.update(finished_at=now(), worker_id=None, lease_expires_at=None)
+        values.update(_entry(job, phase))
     if "pause" in report:
         pause = report["pause"]
         if pause is None:
@@ -109,4 +103,20 @@ def _columns(job: Job, report: dict[str, Any], conf: cfg.ConfigOpts.GroupAttr) -
         if "phase_started_at" in values:
             # The pause is not part of the time that the phase may take.
             values["phase_started_at"] = now() + pause
+    return values
+
+
+def _entry(job: Job, phase: str) -> dict[str, Any]:
+    """Give what columns get when a job enters a phase."""
+    values: dict[str, Any] = {"phase": phase, "phase_started_at": now()}
+    if phase == Phase.RUNNING and job.started_at is None:
+        values["started_at"] = now()
+    if phase == Phase.QUEUED:
+        values["capacity_tries"] = job.capacity_tries + 1
+        if job.started_at is not None and job.waiting_since is None:
+            values["waiting_since"] = now()
+    if phase == Phase.BOOTSTRAPPING:
+        values["waiting_since"] = None
+    if phase == Phase.DONE:
+        values.update(finished_at=now(), worker_id=None, lease_expires_at=None)
     return values

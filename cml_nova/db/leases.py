@@ -216,11 +216,13 @@ def wake_next_waiting(session: Session) -> str | None:
 
 
 def end_overdue_waits(session: Session) -> Sequence[str]:
-    """Give up queued jobs past their max_wait_time, keeping the reason why they waited; return their ids."""
+    """Give up queued jobs past their max_wait_time, keeping the reason why they waited, and its cause; return their ids."""
     over = literal("The job waited in the queue for longer than its max_wait_time. ")
     return _time_out(
-        session, Job.phase == Phase.QUEUED, Job.spec["max_wait_time"].as_float() + Job.created_at < now(),
+        session, Job.phase == Phase.QUEUED,
+        Job.spec["max_wait_time"].as_float() + func.coalesce(Job.waiting_since, Job.created_at) < now(),
         target=Target.DELETE, status_reason=over.concat(func.coalesce(Job.status_reason, "")),
+        cause=case((Job.cause.in_((Cause.NO_CAPACITY, Cause.QUOTA)), Job.cause), else_=Cause.TIMEOUT),
     )
 
 
@@ -228,7 +230,7 @@ def end_overdue_runs(session: Session) -> Sequence[str]:
     """Mark running jobs past their max_run_time, so that their owners stop them; return their ids."""
     return _time_out(
         session, Job.phase == Phase.RUNNING, Job.spec["max_run_time"].as_float() + Job.started_at < now(),
-        status_reason="The training ran for longer than its max_run_time and was stopped.",
+        cause=Cause.TIMEOUT, status_reason="The training ran for longer than its max_run_time and was stopped.",
     )
 
 
@@ -237,5 +239,5 @@ def _time_out(session: Session, *overdue: Any, **values: Any) -> Sequence[str]:
     return [
         job_id for job_id in ids
         if _change(session, update(Job).where(Job.id == job_id, Job.outcome.is_(None), *overdue)
-                   .values(outcome=Outcome.TIMED_OUT, cause=Cause.TIMEOUT, updated_at=now(), **values))
+                   .values(outcome=Outcome.TIMED_OUT, updated_at=now(), **values))
     ]

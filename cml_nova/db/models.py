@@ -87,6 +87,8 @@ class Job(Base):
     created_at: Mapped[float] = mapped_column(Double)
     updated_at: Mapped[float] = mapped_column(Double)
     phase_started_at: Mapped[float] = mapped_column(Double)
+    #: since when a job that has run waits for room again; null where it has not, or does not
+    waiting_since: Mapped[float | None] = mapped_column(Double)
     #: first entry into RUNNING
     started_at: Mapped[float | None] = mapped_column(Double)
     #: entry into DONE

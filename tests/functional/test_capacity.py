@@ -65,7 +65,7 @@ def test_job_larger_than_the_cloud_waits_until_max_wait_time(client: Client, clo
     job_id = client.submit(document(flavor="gpu.small", workers=2, max_wait_time=3), {"train.py": ""})
     client.wait(job_id, lambda job: job["cause"] == "NO_CAPACITY")
     job = client.finish(job_id, timeout=30)
-    assert (job["status"], job["cause"]) == ("TIMED_OUT", "TIMEOUT")
+    assert (job["status"], job["cause"]) == ("TIMED_OUT", "NO_CAPACITY")
     assert "max_wait_time" in job["status_reason"] and "No valid host" in job["status_reason"]
 
 

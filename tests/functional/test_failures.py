@@ -82,7 +82,7 @@ sys.exit(3)
 def test_setup_failure_is_told_apart_from_the_training(client: Client) -> None:
     job_id = client.submit(document(setup="echo getting ready; exit 7"), {"train.py": "print('must not run')"})
     job = client.finish(job_id)
-    assert (job["status"], job["cause"], job["exit_code"]) == ("FAILED", "USER_ERROR", 7)
+    assert (job["status"], job["cause"], job["exit_code"]) == ("FAILED", "SETUP_ERROR", 7)
     assert "setup" in job["status_reason"].lower()
     assert client.log(job_id, "worker:0", attempt=0) == "getting ready\n"
     assert not [task for node in client.nodes(job_id) for task in node["tasks"] if task["attempt"] > 0 and task["state"] == "EXITED"]

@@ -107,7 +107,7 @@ def install(odd_stack: Stack, tmp_path: Path) -> Iterator[Install]:
 def test_a_job_whose_image_has_no_python_fails_and_says_so(client: Client, install: Install) -> None:
     install("python3", NO_PYTHON)
     job = client.finish(client.submit(document(workers=1), {"train.py": ""}))
-    assert (job["status"], job["cause"], job["infra_restarts"]) == ("FAILED", "PLATFORM", 1), client.story(job["id"])
+    assert (job["status"], job["cause"], job["infra_restarts"]) == ("FAILED", "PRECHECK", 1), client.story(job["id"])
     assert "python3 of version 3.6 or newer" in job["status_reason"]
     assert "python3: not found" in job["status_reason"]
 
@@ -125,7 +125,7 @@ def test_a_node_with_fewer_gpus_than_its_flavor_promises_is_replaced(client: Cli
 def test_a_job_none_of_whose_machines_has_its_gpus_fails_and_says_so(client: Client, install: Install) -> None:
     install("nvidia-smi", SMI_OF_ALL)
     job = client.finish(client.submit(document(flavor="gpu.large"), {"train.py": ""}))
-    assert (job["status"], job["cause"], job["attempt"]) == ("FAILED", "PLATFORM", 0), client.story(job["id"])
+    assert (job["status"], job["cause"], job["attempt"]) == ("FAILED", "PRECHECK", 0), client.story(job["id"])
     assert "shows 1 GPUs, and the flavor gpu.large promises 4" in job["status_reason"]
 
 

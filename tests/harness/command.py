@@ -54,9 +54,10 @@ class Openstack:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("OS_", "PYTHON"))}
         self.env = {**kept, "OS_CLIENT_CONFIG_FILE": str(clouds), "COLUMNS": "200", **env}
 
-    def start(self, *args: str, cloud: str | None = None, stderr: int | IO[bytes] = subprocess.PIPE) -> Running:
+    def start(self, *args: str, cloud: str | None = None, stdout: int | IO[bytes] = subprocess.PIPE,
+              stderr: int | IO[bytes] = subprocess.PIPE) -> Running:
         """Start the command and go on."""
-        return Running([*self.command, "--os-cloud", cloud or self.cloud, *args], self.env, stderr)
+        return Running([*self.command, "--os-cloud", cloud or self.cloud, *args], self.env, stdout, stderr)
 
     def script(self, path: Path, *args: str) -> Running:
         """Start a script that uses the same client library."""
@@ -83,8 +84,8 @@ class Openstack:
 class Running:
     """A command that has not ended yet. What it says is read as it comes."""
 
-    def __init__(self, command: list[str], env: Mapping[str, str], stderr: int | IO[bytes]) -> None:
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, text=True, env=dict(env))
+    def __init__(self, command: list[str], env: Mapping[str, str], stdout: int | IO[bytes], stderr: int | IO[bytes]) -> None:
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, text=True, env=dict(env))
         self._out, self._err = _Reader(self.process.stdout), _Reader(self.process.stderr)
 
     def line(self) -> str:

@@ -119,7 +119,8 @@ JOB = record({
     "cost": nullable(COST),
     "attempt": _NUMBER, "error_restarts": _NUMBER, "infra_restarts": _NUMBER,
     "exit_code": nullable(_NUMBER), "failed_task": nullable(_STRING),
-    "created_at": TIME, "updated_at": TIME, "started_at": nullable(TIME), "finished_at": nullable(TIME), "links": LINKS,
+    "created_at": TIME, "updated_at": TIME, "started_at": nullable(TIME), "finished_at": nullable(TIME),
+    "deadline": {**nullable(TIME), "description": "When max_wait_time ends it in the queue, or max_run_time the training."}, "links": LINKS,
 }, title="Job")
 
 JOB_BODY = record({"job": JOB})

@@ -74,9 +74,18 @@ def _view(job: Any) -> dict[str, Any]:
         "attempt": job.attempt, "error_restarts": job.error_restarts, "infra_restarts": job.infra_restarts,
         "exit_code": job.exit_code, "failed_task": job.failed_task,
         "created_at": iso(job.created_at), "updated_at": iso(job.updated_at),
-        "started_at": maybe_iso(job.started_at), "finished_at": maybe_iso(job.finished_at),
+        "started_at": maybe_iso(job.started_at), "finished_at": maybe_iso(job.finished_at), "deadline": maybe_iso(_deadline(job)),
         "links": links(f"/v1/jobs/{job.id}"),
     }
+
+
+def _deadline(job: Any) -> float | None:
+    """Say when a job will be ended if nothing else ends it: its wait in the queue, or its run. None in between, and afterwards."""
+    if job.outcome is not None:
+        return None
+    if job.phase == Phase.QUEUED:
+        return float((job.waiting_since or job.created_at) + job.spec["max_wait_time"])
+    return None if job.started_at is None else float(job.started_at + job.spec["max_run_time"])
 
 
 @RESOURCE.operation("POST", "/jobs", policy="jobs:create", status=202, body=schemas.CREATE, response=schemas.JOB_BODY)

@@ -12,7 +12,8 @@ from typing import Any
 from osc_lib.cli import parseractions
 
 from cml_nova.clients.osc import columns
-from cml_nova.clients.osc.base import TERMINAL, Command, Lister, ShowOne, UsageError, find_job, say, worded
+from cml_nova.clients.osc.base import TERMINAL, Command, Lister, ShowOne, UsageError, find_job, say
+from cml_nova.clients.osc.jobfile import whole
 
 STATUSES = ("QUEUED", "BUILDING", "PREPARING", "RUNNING", "COLLECTING", "CLEANING", *TERMINAL)
 #: what is shown of a job in another form than as it is
@@ -23,7 +24,7 @@ _FORMS = {
     "max_run_time": columns.Seconds, "max_wait_time": columns.Seconds, "hang_timeout": columns.Seconds,
 }
 #: what comes first, and what does not: what is only sent, and what the service keeps for itself
-_FIRST = ("id", "name", "status", "status_reason", "progress")
+_FIRST = ("id", "name", "status", "cause", "status_reason", "exit_code", "progress", "deadline")
 _HIDDEN = ("links", "location", "phase", "target", "flavor", "workers", "client_token", "secrets")
 
 
@@ -57,6 +58,7 @@ _COLUMNS: tuple[_Column, ...] = (
     ("ID", lambda job: job.id),
     ("Name", lambda job: job.name),
     ("Status", lambda job: job.status),
+    ("Cause", lambda job: job.cause),
     ("Progress", lambda job: columns.Percent(job.progress)),
     ("Nodes", lambda job: sum(role["count"] for role in (job.roles or {}).values())),
     ("Accelerators", accelerators),
@@ -67,7 +69,7 @@ _LONG: tuple[_Column, ...] = (
     ("Queue Position", lambda job: job.queue_position),
     ("Priority", lambda job: job.priority),
     ("Framework", lambda job: (job.framework or {}).get("name")),
-    ("Cause", lambda job: job.cause),
+    ("Exit Code", lambda job: job.exit_code),
     ("Attempt", lambda job: job.attempt),
     ("Restarts", lambda job: (job.error_restarts or 0) + (job.infra_restarts or 0)),
     ("Created At", lambda job: job.created_at),
@@ -184,7 +186,7 @@ class SetJob(Command):
                             help="Set an entry of the metadata (repeat for several)")
         parser.add_argument("--name", metavar="<name>", help="New name")
         parser.add_argument("--description", metavar="<text>", help="New description")
-        parser.add_argument("--priority", metavar="<number>", type=int, help="New priority; higher ones are started first")
+        parser.add_argument("--priority", metavar="<number>", type=whole, help="New priority; higher ones are started first")
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> None:
@@ -254,12 +256,14 @@ def each(command: Any, names: list[str], verb: str, action: Callable[[str], Any]
     from openstack import exceptions as sdk_exceptions
     from osc_lib import exceptions
 
+    from cml_nova.clients import sdk
+
     failed = 0
     for name in names:
         try:
             action(name)
         except (sdk_exceptions.SDKException, exceptions.CommandError) as error:
             failed += 1
-            command.log.error("Failed to %s the job %r: %s", verb, name, worded(error))
+            command.log.error("Failed to %s the job %r: %s", verb, name, sdk.explain(error))
     if failed:
         raise exceptions.CommandError(f"{failed} of {len(names)} jobs failed to {verb}.")

@@ -70,6 +70,7 @@ class Job(_Resource):
     updated_at = resource.Body("updated_at")
     started_at = resource.Body("started_at")
     finished_at = resource.Body("finished_at")
+    deadline = resource.Body("deadline")
     links = resource.Body("links")
 
 
@@ -209,6 +210,11 @@ class Flavor(_Resource):
     #: {"kind", "count"}, or None
     accelerators = resource.Body("accelerators")
     cost_per_hour = resource.Body("cost_per_hour")
+    #: of all projects, now
+    nodes_in_use = resource.Body("nodes_in_use")
+    jobs_waiting = resource.Body("jobs_waiting")
+    #: nodes of it that one more job of the project may have, or None
+    quota_left = resource.Body("quota_left")
 
 
 class Worker(_Resource):

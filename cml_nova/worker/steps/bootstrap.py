@@ -97,7 +97,9 @@ def _await(work: Work, connecting: Future[Machine], node: dict[str, Any], began:
             if not isinstance(error, exception.NodeCommandFailed) and (work.job.attempt or node["rank"] not in replaced):
                 # Another machine has the address, or this one is broken. Where its replacement is no better, it may be for the image.
                 raise _Lost({node["rank"]: error.message}, unfit=[*replaced, node["rank"]]) from error
-            raise _NotReady(Cause.PLATFORM, f"{_name(node)}: {error.message}") from error
+            # Found before anything of the job has run: its image or its flavor is not what it takes, unless it is the path that is not.
+            early = not work.job.attempt and not isinstance(error, exception.HostKeyRefused)
+            raise _NotReady(Cause.PRECHECK if early else Cause.PLATFORM, f"{_name(node)}: {error.message}") from error
 
 
 def _name(node: dict[str, Any]) -> str:
@@ -140,7 +142,7 @@ def _set_up(work: Work, crew: Crew) -> None:
     ended = Leave()
     results = beside("setup", lambda: crew.each(on_node, _ranks(work)), look)
     if work.job.phase_seconds > work.conf.conductor.bootstrap_timeout:
-        raise _NotReady(Cause.TIMEOUT, f"The setup command did not end within {work.conf.conductor.bootstrap_timeout} s.")
+        raise _NotReady(Cause.SETUP_ERROR, f"The setup command did not end within {work.conf.conductor.bootstrap_timeout} s.")
     if work.ended_early():
         return
     _raise_first(work, results)
@@ -150,7 +152,7 @@ def _set_up(work: Work, crew: Crew) -> None:
             task = f"{slots[rank].role}:{slots[rank].index}"
             tail = "\n".join(saver.last_lines(SETUP_ATTEMPT, task, 5))
             raise _NotReady(
-                Cause.USER_ERROR, f"The setup command failed on {task} with exit code {state.exit_code} (its log is attempt 0). "
+                Cause.SETUP_ERROR, f"The setup command failed on {task} with exit code {state.exit_code} (its log is attempt 0). "
                 f"Last lines:\n{tail}", exit_code=state.exit_code, failed_task=task)
     # How far it came can't be told, so it begins anew, on a machine on which nothing was done yet.
     lost = {rank: f"its setup was cut off: {state.reason}" for rank, state in states.items() if state.state == "LOST"}

@@ -22,7 +22,7 @@ def run(work: Work, crew: Crew) -> None:
     """Bring the job to DONE."""
     crew.close()
     if work.job.outcome is None:
-        work.report(outcome=Outcome.CANCELLED, status_reason="The job was cancelled.")
+        work.report(outcome=Outcome.CANCELLED, cause=None, status_reason="The job was cancelled.")
     began, told, pause = time.monotonic(), False, _PAUSE_MIN
     with work.tools.watch.watch(work.job.id, expect_change=True):
         while not clean(work):

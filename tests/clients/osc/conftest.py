@@ -70,7 +70,9 @@ def ends(client: Client, failed: str) -> dict[str, str]:
         "slow": client.submit(document(name="slow", workers=1, max_run_time=1, command="sleep 60")),
         "large": client.submit(document(name="large", workers=3, flavor="gpu.large", max_wait_time=1, command="true")),
         "failed": failed,
+        "cancelled": client.submit(document(name="cancelled", workers=1, command="sleep 60")),
     }
+    client.cancel(jobs["cancelled"])
     for job_id in jobs.values():
         client.finish(job_id)
     return jobs
@@ -91,8 +93,8 @@ def recovered(session_stack: Stack, client: Client) -> str:
 
 @pytest.fixture
 def running(client: Client, gate: Gate) -> Iterator[str]:
-    """Give the id of a job that has printed a line and waits at its gate."""
-    job_id = client.submit(document(name="running", workers=1, env=gate.env), gate.files(WAIT))
+    """Give the id of a job that has printed a line and waits at its gate, on a node that has a price."""
+    job_id = client.submit(document(name="running", workers=1, flavor="gpu.small", env=gate.env), gate.files(WAIT))
     gate.expect(1)
     yield job_id
     gate.open()

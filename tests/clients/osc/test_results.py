@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import csv
+import os
+import pty
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from tests.harness.client import Client
 from tests.harness.command import Openstack
+
+
+def at(text: str) -> datetime:
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
 
 
 def test_u26_metrics(openstack: Openstack, done: str) -> None:
@@ -15,8 +22,17 @@ def test_u26_metrics(openstack: Openstack, done: str) -> None:
     assert [float(row["Value"]) for row in rows] == [1 / (1 + step) for step in range(5)]
     assert [int(row["Step"]) for row in rows] == list(range(5))
     summary = openstack.json("ml", "job", "metric", "show", done, "--summary")
-    assert [(row["Task"], row["Count"], row["First"], row["Last"], row["Course"]) for row in summary] == [
-        (f"worker:{rank}", 5, 1.0, 0.2, "█▄▂▁▁") for rank in range(2)]
+    assert [(row["Task"], row["Count"], row["First"], row["Last"]) for row in summary] == [
+        (f"worker:{rank}", 5, 1.0, 0.2) for rank in range(2)]
+    assert "Course" not in summary[0], "it is for eyes"
+
+
+def test_u26_a_terminal_has_the_course(openstack: Openstack, done: str) -> None:
+    leader, follower = pty.openpty()
+    with os.fdopen(leader, "rb", buffering=0) as terminal, os.fdopen(follower, "wb", buffering=0) as stdout:
+        with openstack.start("ml", "job", "metric", "show", done, "--summary", stdout=stdout) as running:
+            assert running.end().code == 0
+        assert terminal.read(65536).decode().count("█▄▂▁▁") == 2
 
 
 def test_u28_flavors_and_frameworks(openstack: Openstack) -> None:
@@ -27,6 +43,7 @@ def test_u28_flavors_and_frameworks(openstack: Openstack) -> None:
     frameworks = {row["Name"]: row for row in openstack.json("ml", "framework", "list")}
     assert frameworks["custom"]["Images"] == ["plain"]
     assert "ps" in frameworks["tensorflow"]["Roles"]
+    assert flavors["cpu.small"]["Quota Left"] is None, "there is no limit"
 
 
 def test_u32_events(openstack: Openstack, done: str) -> None:
@@ -64,12 +81,19 @@ def test_u14_u22_how_jobs_have_ended(openstack: Openstack, ends: dict[str, str],
     rows = {row["ID"]: row for row in openstack.json("ml", "job", "list", "--all", "--long")}
     end = {name: rows[job_id] for name, job_id in ends.items()}
     assert {name: (row["Status"], row["Cause"]) for name, row in end.items()} == {
-        "setup": ("FAILED", "USER_ERROR"), "slow": ("TIMED_OUT", "TIMEOUT"), "large": ("TIMED_OUT", "TIMEOUT"),
-        "failed": ("FAILED", "USER_ERROR")}
-    assert "setup" in end["setup"]["Status Reason"] and "3" in end["setup"]["Status Reason"]
-    assert "7" in end["failed"]["Status Reason"]
-    assert len({row["Status Reason"] for row in end.values()}) == 4
+        "setup": ("FAILED", "SETUP_ERROR"), "slow": ("TIMED_OUT", "TIMEOUT"), "large": ("TIMED_OUT", "NO_CAPACITY"),
+        "failed": ("FAILED", "USER_ERROR"), "cancelled": ("CANCELLED", None)}
+    assert {name: row["Exit Code"] for name, row in end.items() if row["Exit Code"] is not None} == {"setup": 3, "failed": 7}
+    assert len({row["Status Reason"] for row in end.values()}) == 5
     assert (rows[recovered]["Status"], rows[recovered]["Attempt"], rows[recovered]["Restarts"]) == ("SUCCEEDED", 2, 1)
+
+
+def test_u23_deadline(openstack: Openstack, client: Client, running: str, ends: dict[str, str]) -> None:
+    shown = openstack.json("ml", "job", "show", running)
+    assert at(shown["deadline"]) - at(shown["started_at"]) == timedelta(seconds=shown["max_run_time"])
+    slow = client.job(ends["slow"])
+    assert slow["deadline"] is None, "it has ended"
+    assert at(slow["finished_at"]) - at(slow["started_at"]) < timedelta(seconds=slow["max_run_time"] + 30)
 
 
 def test_u27_cost(openstack: Openstack, client: Client, done: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from oslo_db import exception as db_exception
 from sqlalchemy import exc as sa_exception
-from sqlalchemy import update
+from sqlalchemy import insert, select, update
 
 from cml_nova.api.schemas.jobs import JOB
 from cml_nova.db import jobs as db_jobs
@@ -50,6 +50,32 @@ def test_create_then_show(api: Api) -> None:
     assert created["created_at"].endswith("Z")
     assert api.conductor.woken == [created["id"]]
     assert api.rows()["nodes"] == 2
+
+
+def test_when_a_job_will_be_ended(api: Api) -> None:
+    def deadline(**values: Any) -> Any:
+        write(api, created["id"], **values)
+        return api.get(f"/v1/jobs/{created['id']}").json["job"]["deadline"]  # type: ignore[index]
+
+    created = api.create(max_wait_time=60, max_run_time=120)
+    assert deadline(created_at=0.0) == "1970-01-01T00:01:00.000Z"
+    assert deadline(phase="PROVISIONING") is None
+    assert deadline(phase="RUNNING", started_at=100.0) == "1970-01-01T00:03:40.000Z"
+    assert deadline(phase="QUEUED", waiting_since=200.0) == "1970-01-01T00:04:20.000Z", "it waits for room again"
+    assert deadline(phase="DONE", outcome="FAILED") is None
+
+
+def test_u17_a_thousand_jobs_in_one_page_take_less_than_a_second_of_the_processor(api: Api) -> None:
+    api.conf.set_override("max_limit", 1000, "api")
+    first = api.create()
+    with api.db.write() as session:
+        one = dict(session.execute(select(Job.__table__).where(Job.id == first["id"])).mappings().one())
+        session.execute(insert(Job.__table__), [{**one, "id": f"job-{number}", "created_at": number} for number in range(999)])
+    began = time.process_time()
+    answer = api.get("/v1/jobs?limit=1000")
+    assert time.process_time() - began < 1
+    assert len(answer.json["jobs"]) == 1000  # type: ignore[index]
+    assert (answer.json["jobs"][0]["id"], answer.json["jobs"][0]["queue_position"]) == (first["id"], 1000)  # type: ignore[index]
 
 
 def test_what_the_worker_reads(api: Api) -> None:

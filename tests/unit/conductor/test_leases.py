@@ -169,13 +169,17 @@ def test_only_the_first_of_those_that_wait_for_room_is_woken(db: Database, make_
 def test_time_limits(db: Database, make_job: Make) -> None:
     limits = {"max_wait_time": 10, "max_run_time": 10}
     waited = make_job(spec=limits)
+    short = [make_job(spec=limits, cause=cause) for cause in ("NO_CAPACITY", "QUOTA")]
+    again = make_job(spec=limits, started_at=1001.0, waiting_since=10.0**12)
     ran = make_job(spec=limits, phase="RUNNING", started_at=1.0)
     preparing = make_job(spec=limits, phase="BOOTSTRAPPING")
     patient = make_job()
     with db.write() as session:
-        assert leases.end_overdue_waits(session) == [waited]
+        assert sorted(leases.end_overdue_waits(session)) == sorted([waited, *short])
         assert leases.end_overdue_runs(session) == [ran]
         assert leases.end_overdue_runs(session) == []
     assert [column(db, waited, n) for n in ("outcome", "target", "cause")] == ["TIMED_OUT", "DELETE", "TIMEOUT"]
+    assert [column(db, job_id, "cause") for job_id in short] == ["NO_CAPACITY", "QUOTA"], "what it waited for"
+    assert column(db, again, "outcome") is None, "the wait counts anew for a job that has run"
     assert [column(db, ran, n) for n in ("outcome", "target")] == ["TIMED_OUT", "RUN"]
     assert column(db, preparing, "outcome") is None and column(db, patient, "outcome") is None

@@ -152,6 +152,24 @@ def test_a_job_short_of_room_goes_back_to_the_queue_for_longer_each_time(
     assert 50 <= pauses[0] <= 101 and 100 <= pauses[1] <= 201 and 200 <= pauses[2] <= 401
 
 
+def test_the_wait_of_a_job_that_has_run_counts_from_when_it_lost_its_room(
+        db: Database, held: Make, report: Callable[..., dict[str, Any]]) -> None:
+    new, ran = held(), held(started_at=1001.0)
+    for job_id in (new, ran):
+        report(job_id, phase="QUEUED", pause=0.0)
+    assert load(db, new).waiting_since is None
+    since = load(db, ran).waiting_since
+    assert since is not None and since > 1001
+    with db.write() as session:
+        assert leases.claim(session, ran, "w1", 60) == 2
+    report(ran, 2, phase="QUEUED", pause=0.0)
+    assert load(db, ran).waiting_since == since, "no room yet"
+    with db.write() as session:
+        assert leases.claim(session, ran, "w1", 60) == 3
+    report(ran, 3, phase="BOOTSTRAPPING")
+    assert load(db, ran).waiting_since is None
+
+
 def test_done_frees_the_job_and_forgets_a_deleted_one(db: Database, held: Make, report: Callable[..., dict[str, Any]]) -> None:
     kept, deleted = held(phase="TEARDOWN", outcome="SUCCEEDED"), held(phase="TEARDOWN", outcome="CANCELLED", forget=True)
     assert report(kept, phase="DONE")["forget"] is False
