@@ -16,10 +16,10 @@ from oslo_config import cfg
 
 from cml_nova import exception
 from cml_nova.api.services import Catalog
-from cml_nova.api.validation import nearest
 from cml_nova.compute.catalog import Flavor, Image
 from cml_nova.db.models import Package
 from cml_nova.frameworks import Framework, Layout, get_framework
+from cml_nova.hints import nearest
 
 T = TypeVar("T")
 
@@ -107,7 +107,7 @@ def _resolve(field: str, find: Callable[[], T]) -> T:
     try:
         return find()
     except (exception.NotFound, exception.Conflict, exception.CloudRefused) as error:
-        raise _bad(field, error.message) from error
+        raise _bad(field, f"{error.message[0].lower()}{error.message[1:]}") from error
 
 
 def _check_environment(document: Mapping[str, Any]) -> None:
@@ -182,7 +182,8 @@ def _counts(document: Mapping[str, Any], framework: Framework, max_nodes: int) -
         field = "workers"
     total = sum(given.values())
     if total > max_nodes:
-        raise _bad(field, f"the job wants {total} nodes, at most {max_nodes} are allowed ([api] max_nodes).")
+        raise _bad(field, f"the job wants {total} nodes, at most {max_nodes} are allowed; ask for fewer, or have an "
+                          "operator raise that limit ([api] max_nodes).")
     framework.check(given)
     return {role: given[role] for role in framework.roles if role in given}
 
@@ -203,9 +204,14 @@ def _flavors(document: Mapping[str, Any], counts: Mapping[str, int], image: Imag
         flavor = by_name[name]
         if not image.fits(flavor):
             raise _bad(field, f"{flavor.name} has {flavor.ram} MiB RAM and {flavor.disk} GiB disk, but the image {image.name!r} needs "
-                              f"{image.min_ram} MiB and {image.min_disk} GiB; choose a larger flavor.")
+                              f"{image.min_ram} MiB and {image.min_disk} GiB; {_large_enough(image, known)}.")
         flavors[role] = flavor
     return flavors
+
+
+def _large_enough(image: Image, known: Sequence[Flavor]) -> str:
+    names = [flavor.name for flavor in known if image.fits(flavor)]
+    return f"large enough are: {', '.join(names)}" if names else "no flavor is large enough, so choose another image"
 
 
 def _roles(document: Mapping[str, Any], counts: Mapping[str, int], flavors: Mapping[str, Flavor]) -> dict[str, Any]:
@@ -232,5 +238,6 @@ def _package(document: Mapping[str, Any], find_package: Callable[[str], Package 
     package_id = document["source"]["package"]
     package = find_package(package_id)
     if package is None:
-        raise _bad("source.package", f"the project has no package {package_id!r}; upload one with POST /v1/packages.")
+        raise _bad("source.package", f"the project has no package {package_id!r}; GET /v1/packages (openstack ml package list) "
+                                     "tells what it has, POST /v1/packages (openstack ml job create --source) uploads one.")
     return package

@@ -73,6 +73,9 @@ class RememberedCatalog:
     def get_network(self, name_or_id: str) -> str:
         return cast(str, self._ask("get_network", name_or_id))
 
+    def has_project(self, project_id: str) -> bool | None:
+        return self._catalog.has_project(project_id)
+
     def _ask(self, method: str, *arguments: str | None) -> Any:
         key = (self._who, method, arguments)
         known = self._memory.get(key) if self._recall else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,7 @@ import jsonschema
 from jsonschema import validators
 
 from cml_nova import exception
+from cml_nova.hints import nearest
 
 _SHOWN = 80
 _SECRET_FIELDS = ("secrets",)
@@ -85,13 +85,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON number")
-
-
-def nearest(name: str, known: Mapping[str, Any] | list[str]) -> str:
-    """Word a hint at the known name that was probably meant, and at all of them."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"{hint}Known are: {', '.join(known)}"
 
 
 def _importance(error: Any) -> tuple[int, list[str]]:

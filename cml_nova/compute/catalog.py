@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import uuid
 from collections.abc import Iterable, Mapping
@@ -11,6 +10,7 @@ from typing import Any
 
 from cml_nova import exception
 from cml_nova.compute import rest
+from cml_nova.hints import nearest
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Catalog:
         if not found:
             raise exception.NotFound(f"There is no image for the framework {framework!r}: none has the property cml_framework={framework}.")
         versions = sorted({image.framework_version or "?" for image in found}, key=_version_key)
-        raise exception.NotFound(f"There is no image for {framework} {version}; there are {', '.join(versions)}.")
+        raise exception.NotFound(f"There is no image for {framework} {version}; {nearest(version or '', versions)}.")
 
     def flavors(self) -> list[Flavor]:
         """List the flavors."""
@@ -112,6 +112,16 @@ class Catalog:
         :raises Conflict: several networks have this name.
         """
         return find_network(self._connection, name_or_id)
+
+    def has_project(self, project_id: str) -> bool | None:
+        """Tell whether there is a project with this id; None where the user may not know."""
+        try:
+            rest.get(self._connection, "identity", f"/projects/{project_id}", f"look up the project {project_id!r}")
+        except exception.NotFound:
+            return False
+        except exception.CloudRefused:
+            return None
+        return True
 
     def _images(self, what: str, params: rest.Params) -> list[Image]:
         bodies = rest.pages(self._connection, "image", "/images", "images", what, {**params, "status": "active"})
@@ -140,10 +150,7 @@ def _only(found: list[Any], kind: str, name: str, names: Any) -> Any:
         return found[0]
     if found:
         raise exception.Conflict(f"There are {len(found)} {kind}s named {name!r}; give the id of one.")
-    known = sorted(set(names()))
-    near = difflib.get_close_matches(name, known, n=3) or known[:10]
-    hint = f"; there are {', '.join(near)}" if near else ""
-    raise exception.NotFound(f"There is no {kind} {name!r} that you may use{hint}.")
+    raise exception.NotFound(f"There is no {kind} {name!r} that you may use; {nearest(name, sorted(set(names())))}.")
 
 
 def _is_uuid(text: str) -> bool:

@@ -42,6 +42,9 @@ class Connection(Protocol):
     @property
     def network(self) -> Any: ...
 
+    @property
+    def identity(self) -> Any: ...
+
 
 def _may_pass(error: BaseException) -> bool:
     """Tell whether asking again soon is of use: a conflict stays one, and a timeout has already taken its time."""
@@ -107,7 +110,7 @@ def _body(response: requests.Response, what: str) -> dict[str, Any]:
 def get(connection: Connection, service: str, path: str, what: str, params: Params | None = None, *, first: bool = False) -> dict[str, Any]:
     """Read one document.
 
-    :param service: "compute", "image" or "network".
+    :param service: "compute", "image", "network" or "identity".
     :param path: below the service's endpoint.
     :param what: what it is for, as "list the servers of job 4711"; it ends up in error messages.
     :param first: it goes before the requests that take turns.

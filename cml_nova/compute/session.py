@@ -21,7 +21,7 @@ from cml_nova.conf import cloud as cloud_conf
 
 _APP = "cml_nova"
 #: major versions of the APIs that users' requests need: lowest, highest
-_VERSIONS = {"compute": ("2.1", "2.latest"), "image": ("2", "2.latest"), "network": ("2.0", "2.latest")}
+_VERSIONS = {"compute": ("2.1", "2.latest"), "image": ("2", "2.latest"), "network": ("2.0", "2.latest"), "identity": ("3", "3.latest")}
 #: connections kept to each endpoint: more than there are threads that use one at a time
 _POOL = 64
 
@@ -77,7 +77,7 @@ class UserConnection:
 
     def __init__(self, session: ks_session.Session, interface: str, region_name: str | None) -> None:
         self.session = session
-        self.compute, self.image, self.network = (
+        self.compute, self.image, self.network, self.identity = (
             _Adapter(
                 session, service_type=service, interface=interface, region_name=region_name, min_version=low, max_version=high)
             for service, (low, high) in _VERSIONS.items())

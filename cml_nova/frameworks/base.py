@@ -14,6 +14,7 @@ from stevedore import driver, extension
 from stevedore import exception as stevedore_exception
 
 from cml_nova import exception
+from cml_nova.hints import nearest
 from cml_nova.states import Outcome
 
 
@@ -185,8 +186,7 @@ def get_framework(name: str) -> Framework:
     try:
         return driver.DriverManager("cml_nova.frameworks", name, invoke_on_load=True).driver
     except stevedore_exception.NoMatches:
-        known = ", ".join(sorted(framework_names()))
-        raise exception.BadRequest(f"framework.name: there is no framework {name!r}; there are {known}.") from None
+        raise exception.BadRequest(f"framework.name: there is no framework {name!r}; {nearest(name, sorted(framework_names()))}.") from None
 
 
 def framework_names() -> list[str]:

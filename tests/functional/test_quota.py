@@ -27,6 +27,11 @@ def set_limits(admin: Client, project_id: str, **limits: int | None) -> dict[str
     return quota
 
 
+def test_a_project_that_there_is_not_has_no_limits(stack: Stack) -> None:
+    answer = stack.admin.request("PUT", f"/v1/quota/{'0' * 32}", json={"quota": {"limits": {"jobs": 1}}})
+    assert (answer.status_code, answer.json()["error"]["slug"]) == (404, "not_found")
+
+
 def test_a_job_that_is_too_much_waits_for_the_end_of_others(stack: Stack, project_id: str) -> None:
     assert stack.other.request("PUT", "/v1/quota", json={"quota": {"limits": {"nodes": 100}}}).status_code == 403
     assert set_limits(stack.admin, project_id, nodes=3, accelerators=3)["limits"] == {"jobs": -1, "nodes": 3, "accelerators": 3}

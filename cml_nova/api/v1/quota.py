@@ -9,7 +9,7 @@ from cml_nova import exception
 from cml_nova.api import auth, quota
 from cml_nova.api.routing import Resource
 from cml_nova.api.schemas import quota as schemas
-from cml_nova.api.services import services
+from cml_nova.api.services import catalog, services
 from cml_nova.db import quotas
 
 RESOURCE = Resource("quota", __name__)
@@ -38,14 +38,20 @@ def show(project_id: str) -> Any:
 def update(project_id: str, body: dict[str, Any]) -> Any:
     """Change limits of a project; null for the configured ones again."""
     auth.authorize("quota:update", {"project_id": _checked(project_id)})
+    if catalog().has_project(project_id) is False:
+        raise _unknown(project_id)
     return _update(project_id, body)
 
 
 def _checked(project_id: str) -> str:
-    """:raises NotFound: no project has such an id. Whether one has it only Keystone could tell."""
+    """:raises NotFound: no project can have such an id. Whether one has it only Keystone can tell."""
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", project_id):
-        raise exception.NotFound(f"There is no project {project_id[:80]!r}; give the id of one (openstack project list).")
+        raise _unknown(project_id)
     return project_id
+
+
+def _unknown(project_id: str) -> exception.NotFound:
+    return exception.NotFound(f"There is no project {project_id[:80]!r}; give the id of one (openstack project list).")
 
 
 def _update(project_id: str, body: dict[str, Any]) -> Any:

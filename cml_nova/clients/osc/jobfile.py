@@ -133,7 +133,8 @@ def _read(text: str, name: str) -> tuple[Any, dict[Key, int]]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise UsageError(f"{name}{where}: it is no YAML: {error.problem or error.context}.") from None
+        hint = " Indent with blanks, not with tabs." if "\\t" in (error.problem or "") else ""
+        raise UsageError(f"{name}{where}: it is no YAML: {error.problem or error.context}.{hint}") from None
     except yaml.YAMLError as error:
         raise UsageError(f"{name}: it is no YAML: {error}.") from None
     except RecursionError:
@@ -212,6 +213,14 @@ def moment(text: str) -> int | float | str:
             words = "is neither a time such as 2026-01-31T12:00:00Z nor how long ago, such as 10m"
             raise argparse.ArgumentTypeError(f"{text!r} {words}") from None
     return value
+
+
+def whole(text: str) -> int:
+    """Read a whole number of an option; argparse makes a usage error of what is none."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
 
 
 def variables(name: str) -> dict[str, str]:

@@ -23,6 +23,7 @@ from cml_nova.compute.catalog import Flavor, Image
 from cml_nova.db import migration
 from cml_nova.db.engine import Database
 from cml_nova.db.models import Base
+from cml_nova.hints import nearest
 from cml_nova.secrets import Vault
 from cml_nova.storage.file import FileStorage
 
@@ -50,23 +51,26 @@ class FakeCatalog:
         for image in IMAGES:
             if name_or_id in (image.name, image.id):
                 return image
-        raise exception.NotFound(f"There is no image {name_or_id!r} that you may use; there are {', '.join(i.name for i in IMAGES)}.")
+        raise exception.NotFound(f"There is no image {name_or_id!r} that you may use; {nearest(name_or_id, (i.name for i in IMAGES))}.")
 
     def find_image(self, framework: str, version: str | None = None) -> Image:
         found = [image for image in IMAGES if image.framework == framework]
         for image in found:
             if version in (None, image.framework_version):
                 return image
-        versions = ", ".join(str(image.framework_version) for image in found)
-        raise exception.NotFound(f"There is no image for {framework} {version}; there are {versions}.")
+        versions = [str(image.framework_version) for image in found]
+        raise exception.NotFound(f"There is no image for {framework} {version}; {nearest(version or '', versions)}.")
 
     def flavors(self) -> list[Flavor]:
         return FLAVORS
 
     def get_network(self, name_or_id: str) -> str:
         if name_or_id != "local-net":
-            raise exception.NotFound(f"There is no network {name_or_id!r} that you may use; there are local-net.")
+            raise exception.NotFound(f"There is no network {name_or_id!r} that you may use; {nearest(name_or_id, ['local-net'])}.")
         return "22222222-0000-4000-8000-000000000001"
+
+    def has_project(self, project_id: str) -> bool | None:
+        return project_id != "nobody"
 
 
 @dataclass

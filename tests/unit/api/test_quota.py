@@ -122,6 +122,13 @@ def test_limits_that_are_none(shared_api: Api, limits: dict[str, Any], words: st
     assert words in answer.json["error"]["message"]
 
 
+def test_limits_of_a_project_that_keystone_does_not_know(api: Api) -> None:
+    answer = put(api, {"jobs": 1}, "/v1/quota/nobody")
+    assert answer.status_code == 404
+    assert "There is no project 'nobody'" in answer.json["error"]["message"]
+    assert shown(api, "/v1/quota/nobody", **ADMIN)["limits"]["jobs"] == -1
+
+
 @pytest.mark.parametrize("project", ["a" * 65, "red%00", "r%20d"])
 def test_what_is_no_project(shared_api: Api, project: str) -> None:
     assert shared_api.get(f"/v1/quota/{project}", **ADMIN).status_code == 404

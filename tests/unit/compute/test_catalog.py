@@ -83,7 +83,7 @@ def test_names_that_are_not_unique_and_names_that_are_not_there(catalog: Catalog
                            (200, {"images": []}), (200, {"images": [image("tensorflow", "2"), image("mxnet", "1")]})]
     with pytest.raises(exception.Conflict, match="2 images"):
         catalog.get_image("a")
-    with pytest.raises(exception.NotFound, match=r"'tensorflw'.*there are tensorflow\."):
+    with pytest.raises(exception.NotFound, match=r"'tensorflw'.*did you mean 'tensorflow'\?"):
         catalog.get_image("tensorflw")
 
 
@@ -105,7 +105,7 @@ def test_a_network(catalog: Catalog, cloud: FakeConnection) -> None:
     cloud.network.answers = [(200, {"networks": [{"id": UUID, "name": "n"}]}), (200, {"networks": []}),
                              (200, {"networks": [{"name": "net"}]})]
     assert catalog.get_network("n") == UUID
-    with pytest.raises(exception.NotFound, match="there are net"):
+    with pytest.raises(exception.NotFound, match="did you mean 'net'"):
         catalog.get_network("nat")
 
 
