@@ -85,6 +85,18 @@ def shortages(needed: Mapping[str, int], in_use: Mapping[str, int], limits: Mapp
     return [s for s in found if s.limit != UNLIMITED and s.needed > s.free and s.needed > 0]
 
 
+def nodes_left(flavor: Mapping[str, Any], in_use: Mapping[str, int], limits: Mapping[str, int]) -> int | None:
+    """Tell how many nodes with a flavor one more job of a project may have; None where nothing limits that.
+
+    :param flavor: as a job's ``spec`` has it.
+    """
+    if limits["jobs"] != UNLIMITED and in_use["jobs"] >= limits["jobs"]:
+        return 0
+    each = {"nodes": 1, "accelerators": accelerators_of(flavor)}
+    left = [max(0, limits[name] - in_use[name]) // amount for name, amount in each.items() if amount and limits[name] != UNLIMITED]
+    return min(left, default=None)
+
+
 def check(session: Session, project_id: str, needed: Mapping[str, int], limits: Mapping[str, int]) -> None:
     """Assert that a project may have this much more, in the transaction that adds it; nothing may have been read in it before.
 

@@ -13,7 +13,7 @@ from cml_nova.states import Cause, Phase
 
 @dataclass(frozen=True)
 class Demand:
-    """Jobs in the queue for which the cloud had no room when it was asked last, and nodes that are there."""
+    """Jobs for which the cloud had no room when it was asked last, and nodes that others have."""
 
     waiting: int = 0
     held: int = 0
@@ -21,9 +21,10 @@ class Demand:
 
 def by_flavor(session: Session) -> dict[str, Demand]:
     """Count for each flavor (by id) that a job wants or has; of all projects, since they share the cloud."""
-    waits = (Job.phase == Phase.QUEUED) & Job.cause.in_((Cause.NO_CAPACITY, Cause.QUOTA))
+    # Also those that are tried again just now, with servers that may come to nothing.
+    waits = Job.phase.in_((Phase.QUEUED, Phase.PROVISIONING)) & func.coalesce(Job.cause, "").in_((Cause.NO_CAPACITY, Cause.QUOTA))
     rows = session.execute(
-        select(Node.flavor_id, func.count(distinct(case((waits, Job.id)))), func.count(Node.server_id))
+        select(Node.flavor_id, func.count(distinct(case((waits, Job.id)))), func.count(case((~waits, Node.server_id))))
         .join(Job, Job.id == Node.job_id).where(Job.phase.in_([phase for phase in Phase if phase != Phase.DONE])).group_by(Node.flavor_id))
     return {flavor_id: Demand(waiting, held) for flavor_id, waiting, held in rows}
 

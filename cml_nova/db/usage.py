@@ -39,10 +39,10 @@ def follow(session: Session, job_id: str, project_id: str, changes: Iterable[Map
 
 def _begin(session: Session, job_id: str, project_id: str, servers: Mapping[int, str]) -> None:
     nodes = session.execute(select(Node.rank, Node.accelerators, Node.price).where(Node.job_id == job_id, Node.rank.in_(list(servers))))
-    for node in nodes.all():
-        session.execute(insert(NodeTime).values(
-            project_id=project_id, job_id=job_id, rank=node.rank, server_id=servers[node.rank], accelerators=node.accelerators,
-            price=node.price, started_at=now()))
+    rows = [{"project_id": project_id, "job_id": job_id, "rank": node.rank, "server_id": servers[node.rank],
+             "accelerators": node.accelerators, "price": node.price, "started_at": now()} for node in nodes]
+    if rows:
+        session.execute(insert(NodeTime).values(rows))
 
 
 @dataclass(frozen=True)

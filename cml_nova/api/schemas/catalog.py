@@ -16,6 +16,9 @@ FLAVOR = record({
     "id": _STRING, "name": _STRING, "vcpus": _NUMBER, "ram": _NUMBER, "disk": _NUMBER,
     "cost_per_hour": {**nullable({"type": "number"}), "description": "In the currency of the deployment; null without a price."},
     "accelerators": {"anyOf": [record({"kind": _STRING, "count": _NUMBER}), {"type": "null"}]},
+    "nodes_in_use": {**_NUMBER, "description": "Nodes of it that jobs have now, those of all projects."},
+    "jobs_waiting": {**_NUMBER, "description": "Jobs of all projects that the cloud has no room for, and that want it."},
+    "quota_left": {**nullable(_NUMBER), "description": "Nodes of it that one more job of the project may have; null without a limit."},
 }, title="Flavor")
 FLAVORS = record({"flavors": array(FLAVOR)})
 
