@@ -75,7 +75,7 @@ def main(cloud):
     flavors = {flavor.name: flavor for flavor in ml.flavors()}
     assert flavors["cpu.small"].vcpus >= 1
     error = refused(exceptions.HttpException, lambda: list(ml.workers()))
-    assert error.status_code == 403 and "roles" in explain(error) and error.request_id in explain(error)
+    assert error.status_code == 403 and "roles" in explain(error) and error.request_id
 
     with tempfile.TemporaryDirectory() as directory:
         code = Path(directory, "code")
@@ -100,8 +100,7 @@ def main(cloud):
     assert "did you mean 'workers'" in explain(error), explain(error)
     plan = ml.plan_job(name="a", **document)
     assert plan.feasible and plan.starts == "now" and plan.totals["nodes"] == 2 and plan.nodes[1]["tasks"] == ["worker:1"], plan
-    assert explain(refused(exceptions.BadRequestException, ml.plan_job, name="a", wokers=2, command="true")).split(" (")[0] == explain(
-        error).split(" (")[0]
+    assert explain(refused(exceptions.BadRequestException, ml.plan_job, name="a", wokers=2, command="true")) == explain(error)
     name, second = f"a day/..?x#y {time.time()}", f"again {time.time()}"
     job = ml.create_job(name=name, source={"package": package.id}, metadata={"team": "a"}, **document)
     assert job.id and job.status in ("QUEUED", "BUILDING", "PREPARING", "RUNNING"), job

@@ -1,4 +1,4 @@
-"""What all commands share: the client, exit codes, and how errors are worded."""
+"""What all commands share: the client, exit codes, and how a job is found."""
 
 from __future__ import annotations
 
@@ -40,6 +40,8 @@ class _Common:
     def run(self, parsed_args: Any) -> int:
         from openstack import exceptions
 
+        from cml_nova.clients import sdk
+
         try:
             return super().run(parsed_args) or self.exit_code  # type: ignore[misc]
         except UsageError as error:
@@ -48,7 +50,7 @@ class _Common:
         except exceptions.HttpException as error:
             if self.app.options.debug:
                 raise
-            self.app.LOG.error("%s", worded(error))
+            self.app.LOG.error("%s", sdk.explain(error))
             return FAILURE
 
 
@@ -75,27 +77,6 @@ def _error(parser: argparse.ArgumentParser, original: Any, message: str) -> NoRe
                 break
     original(message)
     raise SystemExit(USAGE)  # not reached: argparse exits
-
-
-def answer(error: Any) -> dict[str, Any]:
-    """Give what the service has said of an error: code, title, message, errors; empty if it was not the service that answered.
-
-    :param error: an HttpException of openstacksdk.
-    """
-    try:
-        document = error.response.json()["error"]
-        return document if isinstance(document, dict) else {}
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return {}
-
-
-def worded(error: Any) -> str:
-    """Word an error for the user: the service's own message, and for the service's own faults the id that its log knows them by."""
-    message = answer(error).get("message")
-    if not message:
-        return str(error)
-    request_id = getattr(error, "request_id", None)
-    return f"{message} ({request_id})" if (error.status_code or 0) >= 500 and request_id else str(message)
 
 
 def find_job(client: Any, name_or_id: str, *, exact: bool = False) -> Any:

@@ -9,24 +9,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cml_nova.clients.osc.base import UsageError, answer, say
-from cml_nova.clients.osc.jobfile import Document, read, seconds, variables
+from cml_nova.clients.osc.base import UsageError, say
+from cml_nova.clients.osc.jobfile import Document, read, seconds, variables, whole
 
 #: options whose value is that of the key with the same name: option -> (key of the document, type, metavar, help)
 _PLAIN: dict[str, tuple[tuple[str, ...], Callable[[str], Any], str, str]] = {
     "--description": (("description",), str, "<text>", "What the job is for"),
     "--image": (("image",), str, "<image>", "Image of the machines (name or ID), instead of or beside a framework"),
     "--flavor": (("flavor",), str, "<flavor>", "Flavor of the machines (name or ID)"),
-    "--workers": (("workers",), int, "<count>", "Number of machines, for jobs with one role"),
+    "--workers": (("workers",), whole, "<count>", "Number of machines, for jobs with one role"),
     "--package": (("source", "package"), str, "<package>", "ID of an uploaded package of training code"),
     "--command": (("command",), str, "<command>", "Command line that runs on each machine, in the directory of the code"),
     "--setup": (("setup",), str, "<command>", "Command line that runs once on each machine before the first attempt"),
     "--max-run-time": (("max_run_time",), seconds, "<time>", "Time after which the training is stopped, such as 90s, 15m, 2h, 1d"),
     "--max-wait-time": (("max_wait_time",), seconds, "<time>", "Time after which the job fails if there is no room for it"),
-    "--max-restarts": (("max_restarts",), int, "<count>", "How often the training is started anew after an error of the program"),
+    "--max-restarts": (("max_restarts",), whole, "<count>", "How often the training is started anew after an error of the program"),
     "--hang-timeout": (("hang_timeout",), seconds, "<time>", "Time without a sign of life after which the training counts as hanging"),
     "--checkpoint-interval": (("checkpoint_interval",), seconds, "<time>", "Time between saves of checkpoints"),
-    "--priority": (("priority",), int, "<number>", "Higher ones are started first"),
+    "--priority": (("priority",), whole, "<number>", "Higher ones are started first"),
     "--availability-zone": (("availability_zone",), str, "<zone>", "Where the machines are"),
     "--network": (("network",), str, "<network>", "Network of the machines (name or ID)"),
     "--client-token": (("client_token",), str, "<token>", "The same token twice gives the same job: makes a submission safe to repeat"),
@@ -126,8 +126,8 @@ def _public_key(name: str) -> str:
         raise UsageError(f"--ssh-key {name}: {getattr(error, 'strerror', None) or 'it is no text'}.") from None
 
 
-def take_directory(document: Document) -> Path | None:
-    """Take the directory of training code out of the document: it is the client's business.
+def directory_of(document: Document) -> Path | None:
+    """Give the directory of training code that the document names.
 
     :raises UsageError: it is not there.
     """
@@ -139,8 +139,7 @@ def take_directory(document: Document) -> Path | None:
     if set(source) != {"directory"}:
         raise UsageError(f"{origin}: source: give a directory or a package, not both.")
     if not path.is_dir():
-        raise UsageError(f"{origin}: source: {path} is no directory.")
-    del document.content["source"]
+        raise UsageError(f"{origin}: source: {path} is no directory; name the one with the code, from where the job file is.")
     return path
 
 
@@ -151,6 +150,8 @@ def judged(document: Document) -> Iterator[None]:
     :raises UsageError: the service has refused it.
     """
     from openstack import exceptions
+
+    from cml_nova.clients.sdk.errors import answer
 
     try:
         yield
@@ -182,8 +183,9 @@ def plan(client: Any, document: Document) -> Any:
 
     :raises UsageError: it refuses the document.
     """
+    content = {key: value for key, value in document.content.items() if key != "source" or directory_of(document) is None}
     with judged(document):
-        return client.plan_job(**document.content)
+        return client.plan_job(**content)
 
 
 def submit(client: Any, document: Document) -> Any:
@@ -191,15 +193,15 @@ def submit(client: Any, document: Document) -> Any:
 
     :raises UsageError: the service refuses the document; nothing was uploaded then.
     """
-    directory = take_directory(document)
+    directory = directory_of(document)
     if directory is not None:
         plan(client, document)
-        upload(client, document, directory)
+        _upload(client, document, directory)
     with judged(document):
         return client.create_job(**document.content)
 
 
-def upload(client: Any, document: Document, directory: Path) -> None:
+def _upload(client: Any, document: Document, directory: Path) -> None:
     """Upload the code; the commit that it is at goes into the job's metadata."""
     from cml_nova.clients import sdk
 
@@ -209,6 +211,6 @@ def upload(client: Any, document: Document, directory: Path) -> None:
     except sdk.PackingError as error:
         raise UsageError(f"{origin}: {error}") from None
     say(f"The code in {directory} is the package {package.id}.")
-    document.put(("source", "package"), package.id, origin)
+    document.put(("source",), {"package": package.id}, origin)
     if isinstance(document.content.setdefault("metadata", {}), dict):
         document.content["metadata"] = {**sdk.git_state(directory), **document.content["metadata"]}

@@ -14,13 +14,10 @@ from cml_nova.clients.osc.base import TERMINAL, ShowOne, UsageError, say
 from cml_nova.clients.osc.job import shown
 from cml_nova.clients.osc.job_create import created
 
-#: keys that can be changed while a job runs
-IN_PLACE = ("description", "metadata", "priority")
-#: keys that the service has no other default for, with what a job has that does not say them
-_DEFAULTS: dict[str, Any] = {
-    "description": None, "metadata": {}, "priority": 0, "env": {}, "source": None, "setup": None, "recover_on_exit_codes": [],
-    "hang_timeout": None, "availability_zone": None, "ssh_authorized_keys": [],
-}
+#: keys that can be changed while a job runs, and what they are where they are not said
+IN_PLACE: dict[str, Any] = {"description": None, "metadata": {}, "priority": 0}
+#: keys that are no property of the job, or can't be compared
+_APART = ("name", "client_token", "secrets")
 
 
 class ApplyJob(ShowOne):
@@ -39,14 +36,11 @@ class ApplyJob(ShowOne):
         name = draft.content.get("name")
         if not isinstance(name, str):
             raise UsageError("apply finds the job by its name: give it one, in the job file or on the command line.")
-        directory = document.take_directory(draft)
-        plan = document.plan(self.client, draft)
-        if directory is not None:
-            document.upload(self.client, draft, directory)
         job = next(iter(self.client.jobs(name=name, limit=1)), None)
         if job is None:
             return created(self, document.submit(self.client, draft), parsed_args)
-        changes = differences(job.to_dict(computed=False, original_names=True), draft.content, plan)
+        document.plan(self.client, draft)
+        changes = differences(self.client.job_document(job)["document"], wanted(draft, job))
         for key, (before, after) in changes.items():
             say(f"{key}: {json.dumps(before)} -> {json.dumps(after)} ({'in place' if key in IN_PLACE else 'needs a new job'})")
         if not changes:
@@ -56,7 +50,7 @@ class ApplyJob(ShowOne):
 
     def _change(self, job: Any, changes: Mapping[str, Any], draft: document.Document, args: argparse.Namespace) -> Any:
         if all(key in IN_PLACE for key in changes):
-            return shown(self.client.update_job(job, **{key: after for key, (_, after) in changes.items()}))
+            return shown(self.client.update_job(job, **{key: after or IN_PLACE[key] for key, (_, after) in changes.items()}))
         if job.status not in TERMINAL:
             if not args.restart:
                 raise exceptions.CommandError(
@@ -65,25 +59,27 @@ class ApplyJob(ShowOne):
         return created(self, document.submit(self.client, draft), args)
 
 
-def differences(job: Mapping[str, Any], content: Mapping[str, Any], plan: Any) -> dict[str, tuple[Any, Any]]:
-    """Tell what a document says otherwise than a job: values before and after, by key. Secrets can't be compared.
+def wanted(draft: document.Document, job: Any) -> dict[str, Any]:
+    """Give the content of a document as the service would have it; a directory with the code that the job has is the job's package.
 
-    :param job: as the service shows it.
-    :param content: the document.
-    :param plan: what the service has made of it.
+    :raises UsageError: the directory can't be packed.
     """
-    wanted = {**_DEFAULTS, **{key: content[key] for key in (*_DEFAULTS, "command", "checkpoint_interval") if key in content}}
-    wanted |= {"framework": plan.framework, "image": plan.image, "roles": _roles(plan.roles), "network": plan.network}
-    wanted |= {key: plan.limits[key] for key in ("max_run_time", "max_wait_time", "max_restarts")}
-    wanted["source"] = _package(wanted["source"])
-    has = {**job, "roles": _roles(job["roles"]), "source": _package(job["source"])}
-    return {key: (has[key], value) for key, value in wanted.items() if has[key] != value}
+    from cml_nova.clients import sdk
+
+    content, directory = dict(draft.content), document.directory_of(draft)
+    if directory is None:
+        return content
+    try:
+        digest = sdk.digest(directory)
+    except sdk.PackingError as error:
+        raise UsageError(f"{draft.origin('source')}: {error}") from None
+    if job.source and job.source["sha256"] == digest:
+        content["source"] = {"package": job.source["package"]}
+    content["metadata"] = {**sdk.git_state(directory), **content.get("metadata", {})}
+    return content
 
 
-def _roles(roles: Mapping[str, Any]) -> dict[str, Any]:
-    """What of roles can be said: their flavors may have other prices by now."""
-    return {name: {"count": role["count"], "flavor": role["flavor"]["name"], "command": role["command"]} for name, role in roles.items()}
-
-
-def _package(source: Mapping[str, Any] | None) -> str | None:
-    return None if source is None else source["package"]
+def differences(has: Mapping[str, Any], wants: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Tell what one document says otherwise than another: values before and after, by key. What is empty is as if it were not said."""
+    keys = [key for key in {**has, **wants} if key not in _APART]
+    return {key: (has.get(key), wants.get(key)) for key in keys if (has.get(key) or None) != (wants.get(key) or None)}

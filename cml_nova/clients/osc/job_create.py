@@ -64,7 +64,6 @@ _PLAN: dict[str, Any] = {
 
 def show_plan(command: ShowOne, draft: document.Document) -> Any:
     """Give the plan of a job for a command that shows one; its exit code tells whether the job would be taken."""
-    document.take_directory(draft)
     plan = document.plan(command.client, draft)
     command.exit_code = 0 if plan.feasible else FAILURE
     return tuple(_PLAN), tuple(form(getattr(plan, name)) if form else getattr(plan, name) for name, form in _PLAN.items())

@@ -20,12 +20,12 @@ from openstack import exceptions, service_description
 from cml_nova.clients.sdk.downloads import UnsafePathError
 from cml_nova.clients.sdk.errors import ServiceNotFound, explain
 from cml_nova.clients.sdk.logs import LogLine, LogPiece
-from cml_nova.clients.sdk.packing import PackingError, git_state
+from cml_nova.clients.sdk.packing import PackingError, digest, git_state
 from cml_nova.clients.sdk.patience import Patience
 from cml_nova.clients.sdk.proxy import TERMINAL, Proxy
 
 __all__ = ["SERVICE", "SERVICE_TYPE", "TERMINAL", "LogLine", "LogPiece", "PackingError", "Patience", "Proxy", "ServiceNotFound",
-           "UnsafePathError", "explain", "git_state", "register"]
+           "UnsafePathError", "digest", "explain", "git_state", "register"]
 
 SERVICE_TYPE = "machine-learning"
 

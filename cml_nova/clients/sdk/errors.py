@@ -19,11 +19,23 @@ class ServiceNotFound(exceptions.SDKException):
             f"{service_type.replace('-', '_')}_endpoint_override.")
 
 
+def answer(error: Any) -> dict[str, Any]:
+    """Give what the service has said of an error: code, title, message, errors; empty if it was not the service that answered.
+
+    :param error: an HttpException of openstacksdk.
+    """
+    try:
+        document = error.response.json()["error"]
+        return document if isinstance(document, dict) else {}
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return {}
+
+
 def explain(error: Exception) -> str:
-    """Say what went wrong in the service's own words, with the id under which its log has the request.
+    """Say what went wrong in the service's own words; for its own faults (5xx) with the id under which its log has the request.
 
     openstacksdk's own text has a class's name and the URL before these words, and leaves the id out.
     """
-    words = str(getattr(error, "details", None) or error)
+    words = str(answer(error).get("message") or getattr(error, "details", None) or error)
     request_id = getattr(error, "request_id", None)
-    return f"{words} (request {request_id})" if request_id else words
+    return f"{words} (request {request_id})" if request_id and (getattr(error, "status_code", None) or 0) >= 500 else words

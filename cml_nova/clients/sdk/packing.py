@@ -7,6 +7,7 @@ import hashlib
 import os
 import subprocess
 import tarfile
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,15 @@ def pack(directory: str | os.PathLike[str], target: BinaryIO, max_bytes: int = M
     target.seek(0)
     digest = hashlib.file_digest(target, "sha256")  # type: ignore[arg-type]
     return Packed(root.resolve().name, digest.hexdigest(), len(sizes))
+
+
+def digest(directory: str | os.PathLike[str]) -> str:
+    """Give the sha256 that the package of a directory would have.
+
+    :raises PackingError: it can't be packed.
+    """
+    with tempfile.TemporaryFile() as file:
+        return pack(directory, file).sha256
 
 
 def _spec(root: Path) -> Any:

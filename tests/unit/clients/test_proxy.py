@@ -89,5 +89,7 @@ def test_what_gets_no_answer_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPa
 def test_errors_are_told_in_the_words_of_the_service() -> None:
     error = exceptions.HttpException("BadRequestException: 400", details="name is required.")
     error.request_id = "req-1"
+    assert explain(error) == "name is required."
+    error.status_code = 500
     assert explain(error) == "name is required. (request req-1)"
     assert explain(ValueError("plain")) == "plain"

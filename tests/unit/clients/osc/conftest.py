@@ -31,7 +31,8 @@ class Wire(BaseAdapter):
         self._api = api
 
     def send(self, request: Any, *args: Any, **kwargs: Any) -> requests.Response:
-        answer = self._api.request(request.method, "/" + request.url.removeprefix(URL), data=request.body, headers=dict(request.headers))
+        body = request.body if isinstance(request.body, str | bytes | None) else b"".join(request.body)
+        answer = self._api.request(request.method, "/" + request.url.removeprefix(URL), data=body, headers=dict(request.headers))
         response = requests.Response()
         response.request, response.url = request, request.url
         response.status_code, response.raw = answer.status_code, io.BytesIO(answer.data)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cml_nova.clients.osc import job, job_create
+from cml_nova.clients.osc import job, job_apply, job_create
 from cml_nova.clients.osc.job_apply import differences
 from cml_nova.clients.osc.waiting import Progress
 from tests.unit.clients.osc.conftest import Shell
@@ -63,43 +63,38 @@ def test_what_can_not_be_taken_back_wants_an_id(shell: Shell, command: Any) -> N
     assert "2 jobs have the name 'twice'; give an id" in said.err
 
 
-FLAVOR = {"id": "1", "name": "gpu", "accelerators": None}
-PLAN = SimpleNamespace(
-    framework={"name": "tensorflow", "version": "2"}, image={"id": "1", "name": "tf"}, network=None,
-    roles={"worker": {"count": 2, "flavor": FLAVOR | {"price": 2.0}, "command": None}},
-    limits={"max_nodes": 9, "max_run_time": 60, "max_wait_time": 60, "max_restarts": 0})
-CONTENT = {"name": "a", "command": "x", "flavor": "gpu", "workers": 2, "source": {"package": "p"}, "env": {"A": "1"}}
-HAS = {
-    "framework": PLAN.framework, "image": PLAN.image, "network": None, "roles": {"worker": {"count": 2, "flavor": FLAVOR, "command": None}},
-    "max_run_time": 60, "max_wait_time": 60, "max_restarts": 0, "command": "x", "source": {"package": "p", "sha256": "s", "size": 1},
-    "env": {"A": "1"}, "description": None, "metadata": {}, "priority": 0, "setup": None, "recover_on_exit_codes": [], "hang_timeout": None,
-    "availability_zone": None, "ssh_authorized_keys": [], "checkpoint_interval": 60.0,
-}
-
-
-def test_a_job_that_is_as_its_document_says() -> None:
-    assert differences(HAS, CONTENT, PLAN) == {}
+HAS = {"name": "a", "command": "x", "flavor": "gpu", "workers": 2, "source": {"package": "p"}, "env": {"A": "1"}}
 
 
 @pytest.mark.parametrize(("changes", "found"), [
-    ({"priority": 3}, {"priority": (0, 3)}),
+    ({}, {}),
+    ({"priority": 3}, {"priority": (None, 3)}),
+    ({"priority": 0, "metadata": {}, "description": None}, {}),
     ({"env": {}}, {"env": ({"A": "1"}, {})}),
-    ({"source": {"package": "q"}}, {"source": ("p", "q")}),
-    ({"checkpoint_interval": 5}, {"checkpoint_interval": (60.0, 5)}),
-    ({"checkpoint_interval": 60}, {}),
+    ({"source": {"package": "q"}}, {"source": ({"package": "p"}, {"package": "q"})}),
+    ({"client_token": "t", "secrets": {"A": "b"}}, {}),
 ])
 def test_what_has_changed(changes: dict[str, Any], found: dict[str, Any]) -> None:
-    assert differences(HAS, CONTENT | changes, PLAN) == found
+    assert differences(HAS, HAS | changes) == found
 
 
 def test_what_is_left_out_has_changed_too() -> None:
-    content = {key: value for key, value in CONTENT.items() if key != "env"}
-    assert differences(HAS | {"hang_timeout": 60}, content, PLAN) == {"env": ({"A": "1"}, {}), "hang_timeout": (60, None)}
+    content = {key: value for key, value in HAS.items() if key != "env"}
+    assert differences(HAS | {"hang_timeout": 60}, content) == {"env": ({"A": "1"}, None), "hang_timeout": (60, None)}
 
 
-def test_another_flavor_is_a_change_and_another_price_is_none() -> None:
-    other = {"worker": {"count": 2, "flavor": FLAVOR | {"name": "cpu"}, "command": None}}
-    assert list(differences(HAS, CONTENT, SimpleNamespace(**{**vars(PLAN), "roles": other}))) == ["roles"]
+def test_code_that_is_the_same_is_not_sent_again(shell: Shell) -> None:
+    Path("code").mkdir()
+    Path("code/train.py").write_text("print()")
+    Path("job.yaml").write_text("name: a\nframework: {name: tensorflow}\nflavor: gpu.small\nsource: {directory: code}\ncommand: x\n")
+    assert "is the package" in shell.run(job_apply.ApplyJob, "--file job.yaml").err
+    again = shell.run(job_apply.ApplyJob, "--file job.yaml")
+    assert (again.code, again.err.startswith("No changes: the job ")) == (0, True), again.err
+    Path("code/train.py").write_text("print(1)")
+    changed = shell.run(job_apply.ApplyJob, "--file job.yaml")
+    assert changed.code == 1
+    assert 'source: {"package": "' in changed.err and '-> {"directory": "code"} (needs a new job)' in changed.err
+    assert "is the package" not in changed.err, "uploaded for nothing"
 
 
 class Terminal(io.StringIO):
