@@ -159,13 +159,19 @@ def polling(stack: Stack, jobs: int, seconds: float = 15) -> float:
 
 def bench_api(options: argparse.Namespace) -> None:
     """Latency of the API: one process, tokens checked, policies and schemas on, ten thousand jobs stored."""
+    with api_process() as (config, cloud, _):
+        measure_api(config, Client(cloud.session("local")), cloud, options.samples or 100)
+
+
+@contextmanager
+def api_process() -> Iterator[tuple[Standalone, LocalCloud, Daemon]]:
+    """Run the local cloud, and of the service only the API, with the configuration of the standalone one."""
     with ExitStack() as cleanup:
         directory = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="cml-bench-")))
         port = free_port()
         cloud = LocalCloud(directory / "cloud", ml_endpoint=f"http://127.0.0.1:{port}")
         cleanup.callback(cloud.stop)
         cloud.start()
-        # The configuration of the standalone service, but of its parts only the API runs.
         config = Standalone(directory / "service", cloud, port, AS_SHIPPED)
         config.manage("db", "sync")
         config.manage("secrets", "create")
@@ -174,7 +180,7 @@ def bench_api(options: argparse.Namespace) -> None:
         cleanup.callback(daemon.stop)
         daemon.start()
         wait_for(lambda: answers(config.url))
-        measure_api(config, Client(cloud.session("local")), cloud, options.samples or 100)
+        yield config, cloud, daemon
 
 
 def measure_api(config: Standalone, client: Client, cloud: LocalCloud, samples: int) -> None:
