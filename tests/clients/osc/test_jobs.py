@@ -5,17 +5,21 @@ from __future__ import annotations
 import itertools
 import json
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from tests.harness.client import Client
 from tests.harness.command import Openstack
+from tests.harness.stack import Stack
 from tests.harness.training import WAIT, Gate, document
 
 SHOWN = {
     "id": str, "name": str, "status": str, "progress": int, "metadata": dict, "framework": dict, "image": dict, "roles": dict,
     "command": str, "env": dict, "max_run_time": int, "max_restarts": int, "attempt": int, "created_at": str, "recover_on_exit_codes": list,
 }
-LISTED = {"ID": str, "Name": str, "Status": str, "Progress": int, "Nodes": int, "Accelerators": int, "Run Time": float}
+LISTED = {"ID": str, "Name": str, "Status": str, "Cause": type(None), "Progress": int, "Nodes": int, "Accelerators": int, "Run Time": float}
 
 JOB_FILE = """\
 # a job file
@@ -34,6 +38,40 @@ recover_on_exit_codes: [42]
 """
 
 
+@pytest.fixture
+def crowded(session_stack: Stack, client: Client, gate: Gate) -> Iterator[None]:
+    """A cloud whose eight GPUs jobs wait for, in nodes of one and of two; the project may have two more accelerators."""
+    admin = session_stack.cloud.session("local-admin")
+    compute = {"endpoint_filter": {"service_type": "compute", "interface": "public"}}
+    size = {"name": "gpu.double", "vcpus": 8, "ram": 16384, "disk": 80}
+    flavor = admin.post("/flavors", json={"flavor": size}, **compute).json()["flavor"]
+    admin.post(f"/flavors/{flavor['id']}/os-extra_specs", json={"extra_specs": {"resources:CUSTOM_GPU": "2"}}, **compute)
+    holds = client.submit(document(name="holds", workers=1, flavor="gpu.small", env=gate.env), gate.files(WAIT))
+    gate.expect(1)
+    wanted = [document(name=f"wants-{name}", workers=8, flavor=name, command="true") for name in ("gpu.small", "gpu.double")]
+    waiting = [client.submit(job) for job in wanted]
+    for job in waiting:
+        client.wait(job, lambda job: job["cause"] == "NO_CAPACITY")
+    quota = f"/v1/quota/{client.job(holds)['project_id']}"
+    for limit in (1 + 8 + 16 + 2, None):
+        assert session_stack.admin.request("PUT", quota, json={"quota": {"limits": {"accelerators": limit}}}).ok
+        if limit:
+            yield
+    gate.open()
+    for job in (holds, *waiting):
+        client.delete(job)
+    admin.delete(f"/flavors/{flavor['id']}", **compute)
+
+
+def test_u03_alternatives_with_the_reasons_why_not(openstack: Openstack, crowded: None) -> None:
+    plan = openstack.json("ml", "job", "plan", "x", "--image", "plain", "--flavor", "cpu.small", "--command", "true")
+    reasons = {offer["flavor"]: (offer["reason"] or "").partition(":")[0] for offer in plan["offers"]}
+    assert reasons == {"gpu.small": "busy", "gpu.double": "no host", "gpu.large": "no quota"}
+    assert plan["feasible"], "cpu.small itself is free"
+    flavors = {row["Name"]: (row["Nodes in Use"], row["Jobs Waiting"], row["Quota Left"]) for row in openstack.json("ml", "flavor", "list")}
+    assert flavors == {"cpu.small": (0, 0, None), "gpu.small": (1, 1, 2), "gpu.double": (0, 1, 1), "gpu.large": (0, 0, 0)}
+
+
 def test_u01_u03_plan(openstack: Openstack, client: Client) -> None:
     args = ("planned", "--image", "plain", "--flavor", "gpu.small", "--workers", "2", "--max-run-time", "2h", "--command", "true")
     before = client.jobs(limit=1000)
@@ -41,7 +79,7 @@ def test_u01_u03_plan(openstack: Openstack, client: Client) -> None:
     assert (plan["feasible"], plan["starts"], plan["queue_position"], plan["accelerators"]) == (True, "now", 1, 2)
     assert [node["flavor"] for node in plan["nodes"]] == ["gpu.small"] * 2
     assert (plan["cost_per_hour"], plan["max_cost"], plan["currency"]) == (7200.0, 14400.0, "CHF")
-    assert [(offer["flavor"], offer["available"], offer["reason"]) for offer in plan["offers"]] == [("gpu.large", True, None)]
+    assert ("gpu.large", True, None) in [(offer["flavor"], offer["available"], offer["reason"]) for offer in plan["offers"]]
     assert "gpu.large: available, 14400.00 an hour" in openstack("ml", "job", "create", "--dry-run", *args).out
     assert client.jobs(limit=1000) == before
 
@@ -119,6 +157,12 @@ def test_u31_code_is_uploaded_with_its_commit(openstack: Openstack, client: Clie
     refused = openstack.run("ml", "job", "create", "--file", str(code / "job.yaml"))
     assert refused.code == 2
     assert "line 4" in refused.err and ".cmlignore" in refused.err
+    (code / ".cmlignore").unlink()
+    with (code / "weights.bin").open("wb") as file:
+        file.truncate(600 << 20)  # it takes no room
+    refused = openstack.run("ml", "job", "create", "--file", str(code / "job.yaml"))
+    assert refused.code == 2
+    assert "more than the 512.0 MiB that are allowed. The biggest are:\n  600.0 MiB  weights.bin\n" in refused.err
 
 
 def test_u16_did_you_mean(openstack: Openstack) -> None:
@@ -128,16 +172,17 @@ def test_u16_did_you_mean(openstack: Openstack) -> None:
     assert "--flavor: there is no flavor 'cpu.smal'; did you mean 'cpu.small'?" in done.err
     done = openstack.run(*job, "--image", "plian", "--flavor", "cpu.small")
     assert done.code == 2
-    assert "--image: There is no image 'plian' that you may use; there are plain" in done.err
+    assert "--image: there is no image 'plian' that you may use; did you mean 'plain'?" in done.err
     done = openstack.run(*job, "--flavour", "cpu.small")
     assert done.code == 2
     assert "did you mean --flavor?" in done.err
 
 
-def test_u17_list(openstack: Openstack, client: Client, done: str, running: str) -> None:
+def test_u17_u27_list(openstack: Openstack, client: Client, done: str, running: str) -> None:
     rows = openstack.json("ml", "job", "list")
     assert list(rows[0]) == [*LISTED, "Cost"]
     assert [row["ID"] for row in rows] == [running]
+    assert rows[0]["Cost"]["amount"] > 0, "up to now"
     rows = openstack.json("ml", "job", "list", "--all", "--long", "--name", "done", "--limit", "1")
     assert {row["ID"] for row in rows} == {done}
     assert rows[0]["Metadata"] == {"purpose": "test"}
@@ -212,11 +257,11 @@ def test_u30_apply(openstack: Openstack, client: Client, gate: Gate, code: Path)
     assert same.json["id"] == first["id"]
     assert f"No changes: the job {first['id']} is" in same.err
     changed = openstack(*apply, "--set", "priority=5", "-f", "json")
-    assert "priority: 0 -> 5 (in place)" in changed.err
+    assert "priority: null -> 5 (in place)" in changed.err
     assert (changed.json["id"], changed.json["priority"]) == (first["id"], 5)
     refused = openstack.run(*apply, "--set", "priority=5", "--max-restarts", "2")
     assert refused.code == 1
-    assert "max_restarts: 0 -> 2 (needs a new job)" in refused.err and "--restart" in refused.err
+    assert "max_restarts: null -> 2 (needs a new job)" in refused.err and "--restart" in refused.err
     second = openstack.json(*apply, "--set", "priority=5", "--max-restarts", "2", "--restart")
     assert second["id"] != first["id"]
     assert client.finish(first["id"])["status"] == "CANCELLED"
