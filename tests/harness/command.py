@@ -61,7 +61,7 @@ class Openstack:
 
     def script(self, path: Path, *args: str) -> Running:
         """Start a script that uses the same client library."""
-        return Running([self.python, str(path), *args], {**self.env, "OS_CLOUD": self.cloud}, subprocess.PIPE)
+        return Running([self.python, str(path), *args], {**self.env, "OS_CLOUD": self.cloud}, subprocess.PIPE, subprocess.PIPE)
 
     def run(self, *args: str, cloud: str | None = None, stdin: str = "", timeout: float = 120, cwd: Path | None = None,
             env: Mapping[str, str] | None = None) -> Done:

@@ -58,7 +58,7 @@ JOBS: list[tuple[str, dict[str, Any], list[str]]] = [
     ("no flavor for one role",
      {"flavor": None, "workers": None, "roles": {"worker": {"count": 1, "flavor": "1"}, "evaluator": {"count": 1}}},
      ["flavor", "evaluator"]),
-    ("flavor too small for the image", {"image": "huge", "framework": None}, ["flavor", "gpu.small", "'huge'", "no flavor is large enough"]),
+    ("flavor too small for the image", {"image": "huge", "framework": None}, ["flavor", "gpu.small", "'huge'", "no flavor is large"]),
     ("unknown image", {"image": "nope"}, ["image", "nope", "tensorflow"]),
     ("unknown framework", {"framework": {"name": "caffe"}}, ["framework.name", "caffe", "tensorflow"]),
     ("unknown framework version", {"framework": {"name": "tensorflow", "version": "1.0"}}, ["framework.version", "1.0", "2.21.0"]),
