@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from oslo_config import cfg
@@ -77,10 +78,18 @@ def apply(session: Session, job_id: str, generation: int, report: dict[str, Any]
         nodes.put_task(session, job_id, task)
     for kind, message, detail in report.get("events", ()):
         events.add(session, job_id, kind, message, detail)
-    metrics.record(session, [{"job_id": job_id, **metric} for metric in report.get("metrics", ())])
+    metrics.record(session, _dated(session, job_id, report.get("metrics", ())))
     if values.get("phase") == Phase.DONE and job.forget:
         session.execute(delete(Job).where(Job.id == job_id))
     return {**result, "outcome": values.get("outcome", job.outcome)}
+
+
+def _dated(session: Session, job_id: str, values: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Give values of metrics their times by the database's clock: the newest has come just now, the others as long before as is said."""
+    if not values:
+        return []
+    came, newest = session.scalars(select(now())).one(), max(value["at"] for value in values)
+    return [{"job_id": job_id, **value, "at": came - (newest - value["at"])} for value in values]
 
 
 def _columns(job: Job, report: dict[str, Any], conf: cfg.ConfigOpts.GroupAttr) -> dict[str, Any]:

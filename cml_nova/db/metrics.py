@@ -36,7 +36,7 @@ def _insert_new(session: Session) -> Insert:
 def select_points(
     session: Session, job_id: str, *, name: str | None = None, task: str | None = None, since: float | None = None, limit: int = 10000
 ) -> Sequence[Metric]:
-    """Give the values of a job in the order of series (name, task) and time.
+    """Give the values of a job in the order of series (name, task) and, in each, of the lines that told of them.
 
     :param since: seconds since 1970 UTC; only values reported later.
     """
@@ -47,4 +47,4 @@ def select_points(
         query = query.where(Metric.task == task)
     if since is not None:
         query = query.where(Metric.at > since)
-    return session.scalars(query.order_by(Metric.name, Metric.task, Metric.at, Metric.offset).limit(limit)).all()
+    return session.scalars(query.order_by(Metric.name, Metric.task, Metric.attempt, Metric.offset).limit(limit)).all()

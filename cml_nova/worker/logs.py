@@ -106,7 +106,7 @@ class LogSaver:
         return bool(self._metrics)
 
     def take_metrics(self) -> list[dict[str, Any]]:
-        """Give the metrics gathered since the last call."""
+        """Give the metrics gathered since the last call; ``at`` is by this process's monotonic clock."""
         with self._lock:
             found, self._metrics = self._metrics, []
         return found
@@ -126,7 +126,7 @@ class LogSaver:
         for line in piece.splitlines(keepends=True):
             metric = parse_metric(line)
             if metric:
-                found.append({**metric, "attempt": attempt, "task": task, "offset": offset, "at": time.time()})
+                found.append({**metric, "attempt": attempt, "task": task, "offset": offset, "at": time.monotonic()})
             offset += len(line)
         with self._lock:
             self._metrics += found

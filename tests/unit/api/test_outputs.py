@@ -207,7 +207,7 @@ def test_metrics_are_series(api: Api) -> None:
     def point(task: str, offset: int, name: str, value: float, at: float) -> dict[str, Any]:
         return {"job_id": job_id, "attempt": 1, "task": task, "offset": offset, "name": name, "step": offset, "value": value, "at": at}
 
-    rows = [point("worker:0", 0, "loss", 2.5, 1000.0), point("worker:0", 1, "loss", float("inf"), 1001.0),
+    rows = [point("worker:0", 0, "loss", 2.5, 1000.0), point("worker:0", 1, "loss", float("inf"), 999.0),
             point("worker:0", 3, "loss", float("nan"), 1003.0), point("worker:1", 0, "loss", 2.0, 1000.5),
             point("worker:0", 2, "accuracy", 0.5, 1002.0)]
     for _ in range(2):

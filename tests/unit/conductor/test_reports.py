@@ -13,6 +13,7 @@ from sqlalchemy import select
 from cml_nova import exception
 from cml_nova.conductor import reports
 from cml_nova.db import leases
+from cml_nova.db.clock import now
 from cml_nova.db.engine import Database
 from cml_nova.db.models import Event, Job, Metric, Node, Task
 
@@ -68,6 +69,17 @@ def test_a_report_changes_job_nodes_tasks_events_and_metrics(db: Database, held:
         assert session.scalars(select(Task.state)).all() == ["RUNNING"]
         assert session.scalars(select(Metric.value)).all() == [0.5]
         assert set(session.scalars(select(Event.message))) == {"up"}
+
+
+def test_values_get_their_times_by_the_databases_clock(db: Database, held: Make, report: Callable[..., dict[str, Any]]) -> None:
+    """Workers' clocks may differ by hours. Only how far values are apart is theirs to say."""
+    job_id = held()
+    value = {"attempt": 1, "task": "worker:0", "name": "loss", "step": None, "value": 0.5}
+    report(job_id, metrics=[{**value, "offset": 0, "at": 7.0}, {**value, "offset": 9, "at": 10.0}])
+    with db.read() as session:
+        first, second = session.scalars(select(Metric.at).order_by(Metric.offset))
+        assert second - first == pytest.approx(3)
+        assert 0 <= session.scalars(select(now())).one() - second < 600
 
 
 def test_the_same_report_twice_is_one(db: Database, conf: cfg.ConfigOpts, held: Make) -> None:
