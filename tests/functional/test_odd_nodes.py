@@ -150,6 +150,9 @@ def test_clocks_of_machines_that_are_wrong_change_nothing(client: Client, instal
         for task in node["tasks"]:
             started, ended = (datetime.fromisoformat(task[name]).timestamp() for name in ("started_at", "ended_at"))
             assert created < started <= ended < time.time(), node
+            stamped, _, _ = client.log_piece(job_id, task["name"], timestamps="true", limit=1 << 18)
+            printed = [datetime.fromisoformat(line.split()[0]).timestamp() for line in stamped.decode().splitlines()]
+            assert created < min(printed) <= max(printed) < time.time()
 
 
 @pytest.mark.fault("power-off-unwatched")

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from cml_nova.clients.osc import job, job_apply, job_create
+from cml_nova.clients.osc import job, job_apply, job_create, job_log
 from cml_nova.clients.osc.job_apply import differences
 from cml_nova.clients.osc.waiting import Progress
+from cml_nova.clients.sdk.logs import LogLine
 from tests.unit.clients.osc.conftest import Shell
 
 COMMANDS = {point.name: point for point in metadata.entry_points(group="openstack.machine_learning.v1")}
@@ -45,6 +46,17 @@ def test_the_plugin_loads_nothing_that_takes_time(monkeypatch: pytest.MonkeyPatc
         importlib.import_module(point.module)
     assert "cml_nova.clients.osc.plugin" in sys.modules
     assert "cml_nova.clients.sdk" not in sys.modules
+
+
+def test_tasks_have_colours_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for terminal in (True, False):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda terminal=terminal: terminal)
+        show = job_log._Printer(["ps:0", "worker:0"], timestamps=True)
+        show(LogLine("ps:0", 1, "one", 4, "2026-01-01T12:00:00.000Z"))
+        show(LogLine("worker:0", 1, "two", 4))
+    assert capsys.readouterr().out == (
+        "\x1b[36mps:0    \x1b[0m | 2026-01-01T12:00:00.000Z one\n\x1b[33mworker:0\x1b[0m | -                        two\n"
+        "ps:0     | 2026-01-01T12:00:00.000Z one\nworker:0 | -                        two\n")
 
 
 def test_of_several_jobs_with_a_name_the_newest_that_has_not_ended_is_shown(shell: Shell) -> None:
