@@ -54,6 +54,12 @@ class QuotaExceeded(CMLError):
     code, title, slug = 403, "Forbidden", "quota_exceeded"
 
 
+class NotConfigured(CMLError):
+    """This deployment does without something that the service could do."""
+
+    code, title, slug = 501, "Not Implemented", "not_configured"
+
+
 class ServiceUnavailable(CMLError):
     code, title, slug = 503, "Service Unavailable", "service_unavailable"
 

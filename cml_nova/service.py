@@ -30,6 +30,7 @@ from cml_nova.secrets import Vault
 from cml_nova.storage import get_storage
 from cml_nova.worker.manager import WorkerManager
 from cml_nova.worker.rpcapi import WorkerClient
+from cml_nova.worker.tunnels import LOOK, Tunnels
 from cml_nova.worker.work import Tools
 
 LOG = logging.getLogger(__name__)
@@ -113,7 +114,10 @@ class WorkerService:
         worker_id = f"{host}:{uuid.uuid4().hex[:12]}"
         self._manager = WorkerManager(worker_id, host, tools)
         self._server = rpc.get_server(transport, rpc.WORKER_TOPIC, worker_id, self._manager)
-        self._beat = Beat("heartbeat", conf.worker.heartbeat_interval, self._manager.heartbeat)
+        self._tunnels = Tunnels(tools) if conf.tunnel.port else None
+        self._beats = [Beat("heartbeat", conf.worker.heartbeat_interval, self._manager.heartbeat)]
+        if self._tunnels:
+            self._beats.append(Beat("tunnels", LOOK, self._tunnels.look))
 
     def start(self) -> None:
         # Each thread that waits for the interpreter wakes after so long to ask for it. With thousands of threads, hundreds may wait where
@@ -121,13 +125,19 @@ class WorkerService:
         sys.setswitchinterval(_SWITCH_INTERVAL)
         self._watch.start()
         self._server.start()
-        self._beat.start()
+        for beat in self._beats:
+            beat.start()
+        if self._tunnels:
+            self._tunnels.start()
         LOG.info("Worker %s is up", self._manager.worker_id)
 
     def stop(self) -> None:
         began = time.monotonic()
-        self._manager.drain(self._conf.worker.drain_timeout)
-        self._beat.stop()
+        if self._tunnels:
+            self._tunnels.stop()
+        self._manager.drain(max(0.0, self._conf.worker.drain_timeout - (time.monotonic() - began)))
+        for beat in self._beats:
+            beat.stop()
         rpc.stop_server(self._server)
         try:
             rpc.delete_queue(self._conf, rpc.WORKER_TOPIC, self._manager.worker_id)

@@ -17,6 +17,9 @@ function configure_cml_nova {
     iniset "$CML_NOVA_CONF" database connection "$(database_connection_url cml_nova)"
     iniset "$CML_NOVA_CONF" storage path "$CML_NOVA_DATA_DIR"
     iniset "$CML_NOVA_CONF" secrets key_file "$CML_NOVA_CONF_DIR/fernet.keys"
+    iniset "$CML_NOVA_CONF" tunnel host "$SERVICE_LISTEN_ADDRESS"
+    iniset "$CML_NOVA_CONF" tunnel port "$CML_NOVA_TUNNEL_PORT"
+    iniset "$CML_NOVA_CONF" tunnel public_url "ws://$SERVICE_HOST:$CML_NOVA_TUNNEL_PORT"
     iniset "$CML_NOVA_CONF" cloud ssh_source_cidr "$HOST_IP/32"
 }
 

@@ -127,10 +127,20 @@ def _check_environment(document: Mapping[str, Any]) -> None:
 
 def _check_keys(keys: Sequence[str]) -> None:
     for index, key in enumerate(keys):
-        try:
-            serialization.load_ssh_public_key(key.encode())
-        except (ValueError, UnsupportedAlgorithm):
-            raise _bad(f"ssh_authorized_keys.{index}", "it is no valid public key; give the line of a file like id_ed25519.pub.") from None
+        parse_public_key(f"ssh_authorized_keys.{index}", key)
+
+
+def parse_public_key(field: str, line: str) -> str:
+    """Give the type and the base64 of a public key, without the comment.
+
+    :param field: is named where it is none.
+    :raises BadRequest: it is none.
+    """
+    try:
+        serialization.load_ssh_public_key(line.encode())
+    except (ValueError, UnsupportedAlgorithm):
+        raise _bad(field, "it is no valid public key; give the line of a file like id_ed25519.pub.") from None
+    return " ".join(line.split()[:2])
 
 
 def _framework_and_image(document: Mapping[str, Any], catalog: Catalog) -> tuple[Framework, Image]:

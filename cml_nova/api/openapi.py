@@ -13,7 +13,7 @@ from cml_nova.api.schemas.common import ERROR
 
 _ERRORS = {"400": "The request is wrong; the message says what.", "401": "No valid token.", "403": "The policy does not allow it.",
            "404": "There is no such thing in this project.", "409": "The state of the resource does not allow it.",
-           "413": "The body is too large."}
+           "413": "The body is too large.", "501": "This deployment does without it."}
 _STATUS = {200: "Done.", 201: "Created.", 202: "Accepted.", 204: "Gone."}
 
 

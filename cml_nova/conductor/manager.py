@@ -8,7 +8,7 @@ from oslo_config import cfg
 from oslo_log import log as logging
 
 from cml_nova import context as cml_context
-from cml_nova.conductor import reports
+from cml_nova.conductor import access, reports
 from cml_nova.conductor.dispatch import Dispatcher
 from cml_nova.db import leases
 from cml_nova.db.engine import Database, retried
@@ -70,6 +70,17 @@ class ConductorManager:
             leases.register(session, worker["id"], worker["host"], worker["capacity"], worker["draining"])
             holdings = leases.renew(session, worker["id"], held, self._conf.conductor.lease_time)
         return [{"job_id": h.job_id, "generation": h.generation, "changed": h.changed} for h in holdings]
+
+    @retried
+    def tunnel_opens(self, context: cml_context.RequestContext, ticket: dict[str, Any]) -> dict[str, Any]:
+        """Let a worker through to a node for whom a ticket was made, and note that; see ``access.let_through``."""
+        with self._db.write() as session:
+            return access.let_through(session, ticket)
+
+    def tunnels_over(self, context: cml_context.RequestContext, nodes: list[tuple[str, int, str]]) -> list[str | None]:
+        """Say of each node (job, rank, server) why a tunnel to it is over; None where it is not."""
+        with self._db.read() as session:
+            return [access.over(session, *node) for node in nodes]
 
     def worker_goodbye(self, context: cml_context.RequestContext, worker_id: str) -> None:
         """Take all jobs from a worker that stops, and give them to others."""

@@ -53,6 +53,14 @@ class ConductorClient:
         client = self._client.prepare(timeout=timeout) if timeout else self._client
         return client.call(context, "worker_heartbeat", worker=worker, held=held)
 
+    def tunnel_opens(self, context: cml_context.RequestContext, ticket: dict[str, Any]) -> dict[str, Any]:
+        """Ask how the node of a ticket is reached; see ``conductor.access.let_through``."""
+        return self._client.call(context, "tunnel_opens", ticket=ticket)
+
+    def tunnels_over(self, context: cml_context.RequestContext, nodes: list[tuple[str, int, str]]) -> list[str | None]:
+        """Ask of each node (job, rank, server) why a tunnel to it is over; None where it is not."""
+        return self._client.call(context, "tunnels_over", nodes=nodes)
+
     def worker_goodbye(self, context: cml_context.RequestContext, worker_id: str) -> None:
         """Hand all leases of a worker back."""
         self._client.call(context, "worker_goodbye", worker_id=worker_id)

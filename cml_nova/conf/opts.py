@@ -6,7 +6,7 @@ from importlib import import_module
 
 from oslo_config import cfg
 
-GROUPS = ("api", "cloud", "conductor", "cost", "quota", "remote", "secrets", "storage", "worker")
+GROUPS = ("api", "cloud", "conductor", "cost", "quota", "remote", "secrets", "storage", "tunnel", "worker")
 
 
 def own_opts() -> list[tuple[str, list[cfg.Opt]]]:

@@ -12,8 +12,10 @@ import gzip
 import json
 import logging
 import os
+import re
 import socket
 import struct
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,6 +78,12 @@ def _section(document: dict[str, Any], name: str, kind: type) -> Any:
     return value if isinstance(value, kind) else kind()
 
 
+def _expired(line: str) -> bool:
+    """Tell whether a line of authorized_keys has the option expiry-time, in local time, and is over."""
+    found = re.match(r'expiry-time="(\d{14})"', line)
+    return found is not None and found[1] < time.strftime("%Y%m%d%H%M%S")
+
+
 class Guest:
     """One server's machine. Everything here runs in the thread of the hypervisor's loop.
 
@@ -102,7 +110,7 @@ class Guest:
         self._processes = processes
         self.machine = machine
         self._host_key = login.host_key or asyncssh.generate_private_key(_KEY)
-        self._authorized = asyncssh.import_authorized_keys("\n".join(login.authorized))
+        self._first_keys = login.authorized
         self._connections: set[asyncssh.SSHServerConnection] = set()
         self._socket: socket.socket | None = None
         self._acceptor: asyncssh.SSHAcceptor | None = None
@@ -128,6 +136,24 @@ class Guest:
         self.commands.discard(pid)
         self._processes.roots.pop(pid, None)
 
+    # Logins
+
+    @property
+    def _keys(self) -> Path:
+        return self.home / ".ssh" / "authorized_keys"
+
+    def authorized(self) -> asyncssh.SSHAuthorizedKeys | None:
+        """Who may log in now: as sshd, the file is read for each login, and its option expiry-time is heeded; None for nobody."""
+        try:
+            lines = self._keys.read_text(errors="replace").splitlines()
+        except OSError:
+            return None
+        valid = [line for line in lines if not _expired(line)]
+        try:
+            return asyncssh.import_authorized_keys("\n".join(valid))
+        except ValueError:  # there is no key in it
+            return None
+
     # Power
 
     async def power_on(self, metadata: dict[str, Any]) -> None:
@@ -144,6 +170,9 @@ class Guest:
         drive = self.home / ".config-drive" / "openstack" / "latest"
         drive.mkdir(parents=True, exist_ok=True)
         (drive / "meta_data.json").write_text(json.dumps({"uuid": self.server_id, "hostname": self.hostname, "meta": metadata}))
+        if not self._keys.exists():  # as cloud-init does at the first boot
+            self._keys.parent.mkdir(mode=0o700, exist_ok=True)
+            self._keys.write_text("".join(f"{key}\n" for key in self._first_keys))
         self.on = True
         await self._accept()
 
@@ -222,7 +251,7 @@ class Guest:
             return
         self._acceptor = await asyncssh.listen(
             sock=self._socket.dup(), backlog=_BACKLOG, server_factory=lambda: _Server(self), server_host_keys=[self._host_key],
-            authorized_client_keys=self._authorized, encoding=None, line_editor=False, gss_host=None, agent_forwarding=False,
+            encoding=None, line_editor=False, gss_host=None, agent_forwarding=False,
             password_auth=False, kbdint_auth=False, host_based_auth=False, compression_algs=None,
         )
 
@@ -254,7 +283,7 @@ class Guest:
 
 
 class _Server(asyncssh.SSHServer):
-    """One connection: public keys only, any user name, sessions only."""
+    """One connection: public keys only, any user name; sessions, and connections within the guest."""
 
     def __init__(self, guest: Guest) -> None:
         self._guest = guest
@@ -267,7 +296,25 @@ class _Server(asyncssh.SSHServer):
         self._guest.disconnected(self._connection)
 
     def begin_auth(self, username: str) -> bool:
+        keys = self._guest.authorized()
+        if keys is not None:
+            self._connection.set_authorized_keys(keys)
         return True  # everybody has to authenticate
+
+    def public_key_auth_supported(self) -> bool:
+        return True
+
+    def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> Any:
+        if not self._guest.on or dest_host not in ("127.0.0.1", "localhost"):
+            return False
+        return self._forward(dest_port)
+
+    async def _forward(self, port: int) -> asyncssh.SSHTCPSession:
+        """Connect to a port of the guest. All guests share one loopback address; what listens on the guest's own is found before that."""
+        try:
+            return await self._connection.forward_connection(self._guest.address, port)
+        except asyncssh.ChannelOpenError:
+            return await self._connection.forward_connection("127.0.0.1", port)
 
     def session_requested(self) -> Session | simulated.Session | bool:
         if not self._guest.on:

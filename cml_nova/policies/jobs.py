@@ -15,6 +15,8 @@ RULES = [
     base.operation("jobs:cancel", base.PROJECT_MEMBER, "Cancel a job.", ("POST", "/v1/jobs/{job_id}/cancel")),
     base.operation("jobs:restart", base.PROJECT_MEMBER, "Make a new job from one that has ended.", ("POST", "/v1/jobs/{job_id}/restart")),
     base.operation("jobs:delete", base.PROJECT_MEMBER, "Delete a job and all that is kept of it.", ("DELETE", "/v1/jobs/{job_id}")),
+    base.operation("jobs:open_tunnel", base.PROJECT_MEMBER, "Get through to a node of a running job: log in, or use a port of it.",
+                   ("POST", "/v1/jobs/{job_id}/tunnels")),
     base.operation("jobs:get_log", base.PROJECT_READER, "Read a job's log.", ("GET", "/v1/jobs/{job_id}/log")),
     base.operation("jobs:get_events", base.PROJECT_READER, "Read a job's events.", ("GET", "/v1/jobs/{job_id}/events")),
     base.operation("jobs:get_metrics", base.PROJECT_READER, "Read a job's metrics.", ("GET", "/v1/jobs/{job_id}/metrics")),

@@ -1,6 +1,6 @@
 """The nodes from outside (SSH) and from inside (the runner).
 
-The public names come from here; ``machine``, which loads paramiko, is imported when one of its names is used.
+The public names come from here; ``machine`` and ``passage``, which load paramiko, are imported when one of their names is used.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ from cml_nova.remote.snapshots import HeldFile, Snapshot
 from cml_nova.remote.userdata import cloud_config
 
 if TYPE_CHECKING:
-    from cml_nova.remote.machine import Access, Leave, Machine, Options, ProcessSpec, connect_all
+    from cml_nova.remote.login import Access
+    from cml_nova.remote.machine import Leave, Machine, Options, ProcessSpec, connect_all
+    from cml_nova.remote.passage import Passage
 
-__all__ = ["Access", "HeldFile", "Hello", "Idle", "Leave", "Machine", "Options", "ProcessSpec", "ProcessState", "Snapshot", "cloud_config",
-           "connect_all", "generate_keypair"]
+__all__ = ["Access", "HeldFile", "Hello", "Idle", "Leave", "Machine", "Options", "Passage", "ProcessSpec", "ProcessState", "Snapshot",
+           "cloud_config", "connect_all", "generate_keypair"]
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from cml_nova.remote import machine
-    return getattr(machine, name)
+    from cml_nova.remote import machine, passage
+    return getattr(passage if name == "Passage" else machine, name)

@@ -1,22 +1,13 @@
-"""A node's machine over SSH: the only module that knows paramiko.
-
-The host key is pinned: it was made by us and put into the node, so that any other key is somebody else's machine. Nothing is
-ever added to a list of known hosts, and nothing is read from one.
-"""
+"""A node's machine over SSH, with the runner on it."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import io
 import json
-import select
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -24,36 +15,16 @@ import paramiko
 
 from cml_nova import exception
 from cml_nova.remote import archive, protocol, runner, snapshots
+from cml_nova.remote.login import Access, log_in, say
 from cml_nova.remote.protocol import Hello, Idle, ProcessState
 from cml_nova.remote.session import COMMAND, Session, deadline_left
 from cml_nova.remote.snapshots import Snapshot
-
-#: seconds for the TCP connection alone. The kernel repeats a lost SYN after 1, 3 and 7 s; a machine that comes up meanwhile is
-#: found sooner by trying anew
-_DIAL = 2.5
-
-#: logins that a process makes at a time: hundreds of threads that calculate at a time would take so long that none got anywhere
-_logins = threading.BoundedSemaphore(64)
 
 #: attempt, task, offset, piece of the log, and from which offsets on it came when (seconds since 1970 by our clock)
 OnLog = Callable[[int, str, int, bytes, list[tuple[int, float]]], None]
 OnState = Callable[[ProcessState], None]
 OnSample = Callable[[dict[str, Any]], None]
 OnIdle = Callable[[list[Idle]], None]
-
-
-@dataclass(frozen=True)
-class Access:
-    """How a machine is reached. Keys are OpenSSH texts: the login's private key, the host's public one."""
-
-    address: str
-    port: int
-    user: str
-    private_key: str
-    host_key: str
-
-    def __repr__(self) -> str:
-        return f"Access({self.user}@{self.address}:{self.port})"
 
 
 @dataclass(frozen=True)
@@ -130,23 +101,6 @@ class Leave(threading.Event):
                     self._wakers.remove(waker)
 
 
-class _Socket(socket.socket):
-    """A socket on which a thread sleeps until something comes, or it is closed.
-
-    paramiko asks for a timeout of a tenth of a second so that its reader sees when it is closed: two thousand readers would keep a
-    processor busy with that alone. Here closing wakes the reader.
-    """
-
-    def settimeout(self, value: float | None) -> None:
-        """Have none."""
-
-    def close(self) -> None:
-        """Close it; who reads gets the end, who writes an error."""
-        with suppress(OSError):  # not connected any more
-            self.shutdown(socket.SHUT_RDWR)
-        super().close()
-
-
 class _Carrier:
     """An exec channel as the session wants it."""
 
@@ -206,11 +160,8 @@ class Machine:
             if self.connected and self.hello:
                 return self.hello
             deadline, closes = time.monotonic() + timeout, self._closes
-            sock = self._dial(deadline)
-            asked = time.monotonic()
-            with _logins:
-                deadline += time.monotonic() - asked
-                transport = self._log_in(sock, deadline)
+            transport, waited = log_in(self.access, deadline)
+            deadline += waited
             logged_in = time.monotonic()
             try:
                 channel = transport.open_session(timeout=deadline_left(deadline))
@@ -224,7 +175,7 @@ class Machine:
                 self._clock_difference = time.time() - self.hello.now
             except (paramiko.SSHException, OSError, EOFError) as error:
                 transport.close()
-                raise exception.RemoteError(f"{self.access.address}: the runner can't be started: {_say(error)}.") from error
+                raise exception.RemoteError(f"{self.access.address}: the runner can't be started: {say(error)}.") from error
             except BaseException:
                 transport.close()
                 raise
@@ -410,50 +361,6 @@ class Machine:
             raise exception.RemoteError(f"{self.access.address}: not connected.")
         return self._session
 
-    def _dial(self, deadline: float) -> _Socket:
-        """Connect, and wait for the word by which an SSH server begins: a machine that is silent takes nobody's turn to log in."""
-        access = self.access
-        try:
-            dialled = socket.create_connection((access.address, access.port), timeout=min(_DIAL, max(0.1, deadline_left(deadline))))
-        except OSError as error:
-            refused = isinstance(error, ConnectionRefusedError)
-            raise exception.RemoteError(f"{access.address}:{access.port}: no connection: {_say(error)}.", refused=refused) from error
-        dialled.settimeout(None)
-        sock = _Socket(fileno=dialled.detach())
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in ((socket.TCP_KEEPIDLE, 15), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 4)):
-            sock.setsockopt(socket.IPPROTO_TCP, option, value)
-        poller = select.poll()
-        poller.register(sock, select.POLLIN)
-        if not poller.poll(1000 * deadline_left(deadline)):
-            sock.close()
-            raise exception.RemoteError(f"{access.address}: SSH failed: no answer in time.", answered=True)
-        return sock
-
-    def _log_in(self, sock: _Socket, deadline: float) -> paramiko.Transport:
-        access = self.access
-        kind, blob = _split(access.host_key)
-        transport = paramiko.Transport(sock)
-        try:
-            transport.get_security_options().key_types = [kind]
-            transport.banner_timeout = transport.auth_timeout = max(0.1, deadline_left(deadline))
-            transport.start_client(timeout=max(0.1, deadline_left(deadline)))
-            answered = transport.get_remote_server_key()
-            if answered.get_name() != kind or answered.asbytes() != blob:
-                raise exception.HostKeyRefused(
-                    f"{access.address}: the machine that answers has the host key {fingerprint(answered.asbytes())}, and not "
-                    f"{fingerprint(blob)}, which was put into the node. It is another machine, or somebody is in between.")
-            transport.auth_publickey(access.user, paramiko.Ed25519Key.from_private_key(io.StringIO(access.private_key)))
-        except (paramiko.SSHException, OSError, EOFError) as error:
-            transport.close()
-            raise exception.RemoteError(f"{access.address}: SSH failed: {_say(error)}.", answered=True) from error
-        except BaseException:
-            transport.close()
-            raise
-        return transport
-
-
 def connect_all(machines: Sequence[Machine], timeout: float, parallel: int = 64) -> list[Hello | exception.RemoteError]:
     """Connect many machines, at most ``parallel`` at a time; give each one's greeting or error, in their order."""
     def connect(machine: Machine) -> Hello | exception.RemoteError:
@@ -466,17 +373,3 @@ def connect_all(machines: Sequence[Machine], timeout: float, parallel: int = 64)
         return []
     with ThreadPoolExecutor(min(parallel, len(machines)), "ssh-connect") as pool:
         return list(pool.map(connect, machines))
-
-
-def fingerprint(blob: bytes) -> str:
-    """Name a public key the way OpenSSH does."""
-    return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
-
-
-def _split(public_key: str) -> tuple[str, bytes]:
-    kind, blob = public_key.split()[:2]
-    return kind, base64.b64decode(blob)
-
-
-def _say(error: BaseException) -> str:
-    return str(error) or type(error).__name__

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from oslo_config import cfg
 from oslo_log import log as logging
 
 from cml_nova import exception
@@ -160,13 +161,18 @@ class Crew:
         with self._lock:
             known = self._machines.get(rank)
             if known is None or known[0] != address:
-                image = job.spec["image"]
-                access = Access(
-                    address=address, port=image.get("ssh_port") or conf.port, user=image.get("ssh_user") or conf.user,
-                    private_key=self._private_key, host_key=job.keys["host"],
-                )
+                access = access_to(address, job.spec["image"], conf, self._private_key, job.keys["host"])
                 known = self._machines[rank] = (address, Machine(access, conf.root, self._options))
             return known[1]
+
+
+def access_to(address: str, image: Mapping[str, Any], conf: cfg.ConfigOpts.GroupAttr, private_key: str, host_key: str) -> Access:
+    """Say how a node is logged in to, by the job's image and keys.
+
+    :param conf: the group [remote].
+    """
+    return Access(address=address, port=image.get("ssh_port") or conf.port, user=image.get("ssh_user") or conf.user,
+                  private_key=private_key, host_key=host_key)
 
 
 def _bring_code(work: Work, machine: Machine) -> None:

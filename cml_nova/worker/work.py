@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -96,6 +96,12 @@ class Lease:
             raise exception.LeaseLost(f"job {self.job_id} is no longer held in generation {self.generation}")
 
 
+def address_of(node: Mapping[str, Any], runtime: Mapping[str, Any]) -> str:
+    """Give the address by which a node is connected to; see ``Work.access``."""
+    known = runtime.get("floating", {}).get(node["server_id"])
+    return str(known["floating"] if known and known["fixed"] == node["address"] else node["address"] or "")
+
+
 @dataclass
 class Job:
     """A job as the conductor gave it (see ``conductor.reports.view``)."""
@@ -185,8 +191,7 @@ class Work:
 
     def access(self, node: dict[str, Any]) -> str:
         """Give the address by which a node is connected to: its floating one where it has one; empty before it has any."""
-        known = self.job.runtime.get("floating", {}).get(node["server_id"])
-        return str(known["floating"] if known and known["fixed"] == node["address"] else node["address"] or "")
+        return address_of(node, self.job.runtime)
 
     def refresh(self) -> None:
         """Read the job anew. :raises LeaseLost: it is another's now."""

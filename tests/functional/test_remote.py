@@ -23,7 +23,8 @@ from cml_nova.localcloud.hypervisor import Hypervisor
 from cml_nova.localcloud.images import ImageStore
 from cml_nova.remote import cloud_config, runner
 from cml_nova.remote.keys import generate_keypair
-from cml_nova.remote.machine import Access, Leave, Machine, Options, ProcessSpec, connect_all, fingerprint
+from cml_nova.remote.login import Access, fingerprint
+from cml_nova.remote.machine import Leave, Machine, Options, ProcessSpec, connect_all
 from cml_nova.remote.protocol import ProcessState
 
 PORT = 2200

@@ -44,6 +44,11 @@ class Service(abc.ABC):
     def daemons(self) -> list[Daemon]:
         """Every process of the service, in the order in which they are started; they are stopped the other way round."""
 
+    @property
+    @abc.abstractmethod
+    def tunnel_urls(self) -> list[str]:
+        """Where each worker takes tunnels; users are told of the first."""
+
     @abc.abstractmethod
     def prepare(self) -> None:
         """Do what an operator does once, before the first start."""
@@ -104,13 +109,19 @@ class Standalone(Service):
     """Everything in one process, with SQLite and a bus in memory."""
 
     def __init__(self, directory: Path, cloud: Cloud, port: int, options: Options | None = None) -> None:
-        super().__init__(directory, cloud, port, "fake:/", f"sqlite:///{directory}/cml_nova.sqlite", options)
+        self._tunnel_port = free_port()
+        tunnel = {"tunnel": {"public_url": f"ws://127.0.0.1:{self._tunnel_port}", "port": self._tunnel_port}}
+        super().__init__(directory, cloud, port, "fake:/", f"sqlite:///{directory}/cml_nova.sqlite", merge(tunnel, options or {}))
         self.daemon = Daemon("standalone", ["cml-nova-standalone", "--config-file", str(self.config_file)], directory / "standalone.log",
                              self.env)
 
     @property
     def daemons(self) -> list[Daemon]:
         return [self.daemon]
+
+    @property
+    def tunnel_urls(self) -> list[str]:
+        return [f"ws://127.0.0.1:{self._tunnel_port}"]
 
     def prepare(self) -> None:
         """Nothing: it sets itself up."""
@@ -126,15 +137,27 @@ class Daemons(Service):
     def __init__(self, directory: Path, cloud: Cloud, port: int, transport_url: str, server_url: str,
                  options: Options | None = None, conductors: int = 2, workers: int = 2) -> None:
         self.database = Database(server_url)
-        super().__init__(directory, cloud, port, transport_url, self.database.url, options)
+        self._tunnel_ports = [free_port() for _ in range(workers)]
+        tunnel = {"tunnel": {"public_url": f"ws://127.0.0.1:{self._tunnel_ports[0]}"}} if workers else {}
+        super().__init__(directory, cloud, port, transport_url, self.database.url, merge(tunnel, options or {}))
         config = ["--config-file", str(self.config_file)]
         self.api = Daemon("api", ["uwsgi", "--ini", str(UWSGI_INI)], directory / "api.log",
                           {**self.env, "CML_NOVA_CONFIG_FILES": str(self.config_file), "CML_NOVA_API_BIND": f"127.0.0.1:{port}"},
                           family=True)
         self.conductors = [Daemon(f"conductor-{i}", ["cml-nova-conductor", *config], directory / f"conductor-{i}.log", self.env)
                            for i in range(conductors)]
-        self.workers = [Daemon(f"worker-{i}", ["cml-nova-worker", *config], directory / f"worker-{i}.log", self.env)
-                        for i in range(workers)]
+        self.workers = [Daemon(f"worker-{i}", ["cml-nova-worker", *config, "--config-file", self._tunnel_file(i)],
+                               directory / f"worker-{i}.log", self.env) for i in range(workers)]
+
+    @property
+    def tunnel_urls(self) -> list[str]:
+        return [f"ws://127.0.0.1:{port}" for port in self._tunnel_ports]
+
+    def _tunnel_file(self, worker: int) -> str:
+        """Give a worker, of several on one host, a port of its own for tunnels."""
+        path = self.directory / f"worker-{worker}.conf"
+        path.write_text(f"[tunnel]\nport = {self._tunnel_ports[worker]}\n")
+        return str(path)
 
     @property
     def daemons(self) -> list[Daemon]:

@@ -21,6 +21,7 @@ ONLY = {
     "paramiko": {"remote"},
     "flask": {"api", "wsgi", "localcloud"},
     "asyncssh": {"localcloud"},
+    "websockets": {"worker"},
     "oslo_messaging": {"rpc", "conductor", "worker", *ROOTS},
     "cml_nova.db": {"db", "api", "conductor", *ROOTS},
     "cml_nova.api": {"api", *ROOTS},
@@ -100,7 +101,7 @@ def test_clients_need_only_what_a_laptop_has() -> None:
     """Of other projects, what an installation without extras brings, and what that cannot be without."""
     needed = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]["dependencies"]
     modules = {"keystoneauth1": {"keystoneauth1", "requests"}, "openstacksdk": {"openstack"}, "osc-lib": {"osc_lib", "cliff"},
-               "pathspec": {"pathspec"}, "PyYAML": {"yaml"}}
+               "pathspec": {"pathspec"}, "PyYAML": {"yaml"}, "websocket-client": {"websocket"}}
     known = {"cml_nova"}.union(*(modules[requirement.partition(">=")[0]] for requirement in needed))
     wrong = [f"{path}:{line}: {name}" for path, line, name in IMPORTS
              if unit(path) == "clients" and name.partition(".")[0] not in known | sys.stdlib_module_names]

@@ -73,6 +73,7 @@ class Daemons:
         :raises DaemonError: a port is taken, or a daemon did not come up.
         """
         _check_free(port, "--port")
+        _check_free(port + 1, "--port, which tunnels have the next one of")
         _check_free(cloud_port, "--cloud-port")
         url, cloud_url = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{cloud_port}"
         try:
@@ -144,6 +145,7 @@ class Daemons:
             "storage": {"path": self._directory / "storage"},
             "secrets": {"key_file": self._directory / "fernet.keys"},
             "api": {"standalone_host": "127.0.0.1", "standalone_port": port},
+            "tunnel": {"public_url": f"ws://127.0.0.1:{port + 1}", "port": port + 1},
         }
         lines = [line for group, values in groups.items()
                  for line in (f"[{group}]", *(f"{name} = {str(value).replace('$', '$$')}" for name, value in values.items()), "")]

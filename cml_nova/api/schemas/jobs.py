@@ -42,6 +42,11 @@ DESCRIPTION: Schema = {"type": "string", "maxLength": 4096, "not": NO_CONTROL_BU
 CLIENT_TOKEN: Schema = {"type": "string", "pattern": "^[A-Za-z0-9_.:-]{1,64}$",
                         "description": "1 to 64 letters, digits, '_', '.', ':' or '-'"}
 PRIORITY = integer(0, 1000)
+PUBLIC_KEY: Schema = {
+    "type": "string", "maxLength": 16384, "not": NO_CONTROL,
+    "pattern": "^(ssh-(ed25519|rsa)|ecdsa-sha2-nistp(256|384|521)|sk-ssh-ed25519@openssh.com|sk-ecdsa-sha2-nistp256@openssh.com)"
+               " [A-Za-z0-9+/]+={0,2}( .*)?$",
+    "description": "A public key as in OpenSSH's authorized_keys, without options: type, base64, comment"}
 ROLE_NAME = "^[a-z][a-z0-9_]{0,31}$"
 
 JOB_REQUEST = request({
@@ -73,12 +78,7 @@ JOB_REQUEST = request({
     "priority": PRIORITY,
     "availability_zone": text(255),
     "network": text(255),
-    "ssh_authorized_keys": array(
-        {"type": "string", "maxLength": 16384, "not": NO_CONTROL,
-         "pattern": "^(ssh-(ed25519|rsa)|ecdsa-sha2-nistp(256|384|521)|sk-ssh-ed25519@openssh.com|sk-ecdsa-sha2-nistp256@openssh.com)"
-                    " [A-Za-z0-9+/]+={0,2}( .*)?$",
-         "description": "A public key as in OpenSSH's authorized_keys, without options: type, base64, comment"},
-        maxItems=32),
+    "ssh_authorized_keys": array(PUBLIC_KEY, maxItems=32),
 }, title="JobRequest", required=("name", "command"))
 
 CREATE = request({"job": JOB_REQUEST}, required=("job",))
@@ -161,10 +161,10 @@ PLAN = record({"plan": record({
 }, title="Plan")})
 
 TASK_NAME = "^[a-z][a-z0-9_]{0,31}:[0-9]{1,9}$"
-_TASK: Schema = {"type": "string", "pattern": TASK_NAME, "description": "A task is named like worker:0"}
+NAMED_TASK: Schema = {"type": "string", "pattern": TASK_NAME, "description": "A task is named like worker:0"}
 
 LOG_QUERY = request({
-    "task": _TASK,
+    "task": NAMED_TASK,
     "attempt": integer(0, 2**31 - 1, description="0 is the log of the setup command; by default the newest attempt."),
     "offset": integer(0, 2**62),
     "tail": integer(1, 2**20, description="Begin so many bytes before the end of what is there; in place of offset."),
@@ -184,7 +184,7 @@ EVENTS_QUERY = request({"limit": PAGING["limit"], "marker": integer(0, 2**62, de
 SERIES = record({"name": _STRING, "task": _STRING, "data": array(record({
     "x": TIME, "y": {"type": ["number", "null"]}, "step": nullable(_NUMBER)}))}, title="Series")
 METRICS = record({"series": array(SERIES), "settings": {"type": "object"}})
-METRICS_QUERY = request({"name": {"type": "string", "maxLength": 128, "not": NO_NUL}, "task": _TASK, "since": TIME})
+METRICS_QUERY = request({"name": {"type": "string", "maxLength": 128, "not": NO_NUL}, "task": NAMED_TASK, "since": TIME})
 
 TASK = record({
     "name": _STRING, "attempt": _NUMBER, "state": _STRING, "exit_code": nullable(_NUMBER), "signal": nullable(_NUMBER),

@@ -153,6 +153,7 @@ def make_conf(path: Path, **api: Any) -> cfg.ConfigOpts:
     conf.set_override("connection", f"sqlite:///{path}/db.sqlite", "database")
     conf.set_override("path", str(path / "storage"), "storage")
     conf.set_override("auth_strategy", "none", "api")
+    conf.set_override("public_url", "wss://cloud.test/tunnel", "tunnel")
     for name, value in api.items():
         conf.set_override(name, value, "api")
     return conf

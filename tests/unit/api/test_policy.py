@@ -41,6 +41,8 @@ MATRIX: dict[str, dict[str, int]] = {
     "GET /v1/jobs/{job_id}/document": READ,
     # The job of this test has not ended, which is told to those who may know.
     "POST /v1/jobs/{job_id}/restart": {who: 409 if code == 200 else code for who, code in WRITE.items()},
+    # Nor has it begun.
+    "POST /v1/jobs/{job_id}/tunnels": {who: 409 if code == 200 else code for who, code in WRITE.items()},
     "DELETE /v1/jobs/{job_id}": WRITE,
     "GET /v1/jobs/{job_id}/log": READ,
     "GET /v1/jobs/{job_id}/events": READ,
@@ -67,6 +69,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /v1/jobs": {"json": {"job": job()}},
     "POST /v1/jobs/plan": {"json": {"job": job()}},
     "PATCH /v1/jobs/{job_id}": {"json": {"job": {"name": "other"}}},
+    "POST /v1/jobs/{job_id}/tunnels": {"json": {"tunnel": {"port": 6006}}},
     "PUT /v1/quota": {"json": {"quota": {"limits": {"jobs": -1}}}},
     "PUT /v1/quota/{project_id}": {"json": {"quota": {"limits": {"jobs": -1}}}},
     "POST /v1/packages": {"data": archive(("other.py", b""))},
