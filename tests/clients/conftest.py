@@ -57,10 +57,10 @@ def python(request: pytest.FixtureRequest) -> str:
     """The Python of a laptop."""
     if request.param == "ceiling":
         return sys.executable
-    probe = subprocess.run(["/usr/bin/python3", "-c", "import openstack, openstackclient, pathspec"], capture_output=True, text=True,
-                           check=False)
+    probe = subprocess.run(["/usr/bin/python3", "-c", "import openstack, openstackclient, pathspec, websocket"], capture_output=True,
+                           text=True, check=False)
     assert probe.returncode == 0, ("Debian's own client packages are missing. Install them: "
-                                   f"apt-get install python3-openstackclient python3-pathspec\n{probe.stderr}")
+                                   f"apt-get install python3-openstackclient python3-pathspec python3-websocket\n{probe.stderr}")
     return "/usr/bin/python3"
 
 

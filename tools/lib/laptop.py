@@ -10,7 +10,7 @@ from bootstrap import BootstrapError
 
 PYTHON = "/usr/bin/python3"
 #: module -> Debian package
-_PACKAGES = {"openstackclient": "python3-openstackclient", "pathspec": "python3-pathspec"}
+_PACKAGES = {"openstackclient": "python3-openstackclient", "pathspec": "python3-pathspec", "websocket": "python3-websocket"}
 #: of openstacksdk
 _VERSION = "0.101."
 

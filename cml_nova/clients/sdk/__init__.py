@@ -23,9 +23,10 @@ from cml_nova.clients.sdk.logs import LogLine, LogPiece
 from cml_nova.clients.sdk.packing import PackingError, digest, git_state
 from cml_nova.clients.sdk.patience import Patience
 from cml_nova.clients.sdk.proxy import TERMINAL, Proxy
+from cml_nova.clients.sdk.tunnels import Forward, Tunnel, TunnelError, TunnelTicket
 
-__all__ = ["SERVICE", "SERVICE_TYPE", "TERMINAL", "LogLine", "LogPiece", "PackingError", "Patience", "Proxy", "ServiceNotFound",
-           "UnsafePathError", "digest", "explain", "git_state", "register"]
+__all__ = ["SERVICE", "SERVICE_TYPE", "TERMINAL", "Forward", "LogLine", "LogPiece", "PackingError", "Patience", "Proxy", "ServiceNotFound",
+           "Tunnel", "TunnelError", "TunnelTicket", "UnsafePathError", "digest", "explain", "git_state", "register"]
 
 SERVICE_TYPE = "machine-learning"
 

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from openstack import exceptions, proxy
 
-from cml_nova.clients.sdk import downloads, logs, packing
+from cml_nova.clients.sdk import downloads, logs, packing, tunnels
 from cml_nova.clients.sdk.patience import Patience
 from cml_nova.clients.sdk.resources import (
     Artifact,
@@ -287,6 +287,47 @@ class Proxy(proxy.Proxy):
             return tasks
         roles = patience.call(lambda: self.get_job(job)).roles
         return [f"{role}:{index}" for role, entry in roles.items() for index in range(entry["count"])]
+
+    # ways to what runs
+
+    def create_job_tunnel(self, job: str | Job, port: int | None = None, public_key: str | None = None, task: str | None = None,
+                          node: int | None = None) -> tunnels.TunnelTicket:
+        """Get what opens a tunnel to a node of a running job, within a minute: to a port of it, or to its SSH server.
+
+        :param port: on which something on the node listens.
+        :param public_key: in place of a port: a line of a file like id_ed25519.pub, which may log in for two minutes from the opening on.
+        :param task: whose node is meant, such as "worker:1"; by default the first one's.
+        :param node: rank of the node, in place of a task.
+        :raises ConflictException: the job has no such node now.
+        """
+        given = {"port": port, "public_key": public_key, "task": task, "node": node}
+        wanted = {key: value for key, value in given.items() if value is not None}
+        response = self.post(f"/jobs/{_id(job)}/tunnels", json={"tunnel": wanted}, log=False)  # the answer has a secret
+        exceptions.raise_from_response(response)
+        answer = response.json()["tunnel"]
+        return tunnels.TunnelTicket(**{name: answer[name] for name in tunnels.TunnelTicket.__dataclass_fields__})
+
+    def open_tunnel(self, ticket: tunnels.TunnelTicket) -> tunnels.Tunnel:
+        """Open a tunnel.
+
+        :raises TunnelError: that can't be done; says why.
+        """
+        return tunnels.Tunnel(ticket, getattr(self.session, "verify", True))
+
+    def forward_port(self, job: str | Job, port: int, local_port: int = 0, task: str | None = None, node: int | None = None,
+                     notify: Callable[[str], None] | None = None) -> tunnels.Forward:
+        """Have a port of this machine lead to a port of a node: ``with ml.forward_port(job, 6006) as forward: ... forward.address``.
+
+        :param local_port: 0 for any that is free.
+        :param notify: called with a sentence for each connection that could not be made.
+        :raises ConflictException: the job has no such node now.
+        :raises OSError: the local port can't be had.
+        """
+        def ask() -> tunnels.TunnelTicket:
+            return self.create_job_tunnel(job, port=port, task=task, node=node)
+
+        ask()
+        return tunnels.Forward(ask, self.open_tunnel, local_port, notify or (lambda text: None))
 
     # packages
 
