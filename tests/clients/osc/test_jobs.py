@@ -38,18 +38,23 @@ recover_on_exit_codes: [42]
 """
 
 
-@pytest.fixture
-def crowded(session_stack: Stack, client: Client, gate: Gate) -> Iterator[None]:
-    """A cloud whose eight GPUs jobs wait for, in nodes of one and of two; the project may have two more accelerators."""
+@pytest.fixture(scope="session")
+def double(session_stack: Stack) -> str:
+    """Make a flavor with two GPUs, to the end of the session: the service remembers flavors for a while."""
     admin = session_stack.cloud.session("local-admin")
     compute = {"endpoint_filter": {"service_type": "compute", "interface": "public"}}
     size = {"name": "gpu.double", "vcpus": 8, "ram": 16384, "disk": 80}
     flavor = admin.post("/flavors", json={"flavor": size}, **compute).json()["flavor"]
     admin.post(f"/flavors/{flavor['id']}/os-extra_specs", json={"extra_specs": {"resources:CUSTOM_GPU": "2"}}, **compute)
+    return "gpu.double"
+
+
+@pytest.fixture
+def crowded(session_stack: Stack, client: Client, gate: Gate, double: str) -> Iterator[None]:
+    """A cloud whose eight GPUs jobs wait for, in nodes of one and of two; the project may have two more accelerators."""
     holds = client.submit(document(name="holds", workers=1, flavor="gpu.small", env=gate.env), gate.files(WAIT))
     gate.expect(1)
-    wanted = [document(name=f"wants-{name}", workers=8, flavor=name, command="true") for name in ("gpu.small", "gpu.double")]
-    waiting = [client.submit(job) for job in wanted]
+    waiting = [client.submit(document(name=f"wants-{name}", workers=8, flavor=name, command="true")) for name in ("gpu.small", double)]
     for job in waiting:
         client.wait(job, lambda job: job["cause"] == "NO_CAPACITY")
     quota = f"/v1/quota/{client.job(holds)['project_id']}"
@@ -58,9 +63,10 @@ def crowded(session_stack: Stack, client: Client, gate: Gate) -> Iterator[None]:
         if limit:
             yield
     gate.open()
+    for job in waiting:
+        client.cancel(job)
     for job in (holds, *waiting):
-        client.delete(job)
-    admin.delete(f"/flavors/{flavor['id']}", **compute)
+        client.finish(job)
 
 
 def test_u03_alternatives_with_the_reasons_why_not(openstack: Openstack, crowded: None) -> None:
