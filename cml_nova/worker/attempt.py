@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -157,18 +156,20 @@ class Attempt:
 
     def has_checkpoints(self) -> bool:
         """Tell whether there are files in the checkpoint directory of a node that answers at once."""
-        def ask(rank: int, machine: Machine) -> bool:
-            return machine.connected and bool(machine.snapshot(PART, 1, hold=False).files)
+        some, asked = threading.Event(), threading.Event()
+
+        def ask(rank: int, machine: Machine) -> None:
+            if machine.connected and machine.snapshot(PART, 1, hold=False).files:
+                some.set()
+                asked.set()
 
         def ask_all() -> None:
-            found.set_result(any(result is True for result in self._crew.each(ask, set(self._followers) - set(self._unreachable)).values()))
+            self._crew.each(ask, set(self._followers) - set(self._unreachable))
+            asked.set()
 
-        found: Future[bool] = Future()
         threading.Thread(target=ask_all, name=f"ask-{self._work.job.id[:8]}", daemon=True).start()
-        try:
-            return found.result(_ANSWER)
-        except TimeoutError:
-            return False
+        asked.wait(_ANSWER)
+        return some.is_set()
 
     def save_last(self) -> None:
         """Save the checkpoints that the stopped processes have left on nodes that answer."""

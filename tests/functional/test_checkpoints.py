@@ -205,8 +205,8 @@ def test_service_that_is_killed_again_and_again_leaves_a_whole_checkpoint(stack:
 
 
 def test_restart_of_a_cancelled_job_goes_on_from_what_was_saved_of_it(client: Client, gate: Gate) -> None:
-    """Also when that one is deleted once the new one has begun."""
-    old = begin(client, gate, WRITE_1="worker:0 step-5/weights five;worker:1 last step-5")
+    """Also what its processes save when the cancel stops them, and when it is deleted once the new one has begun."""
+    old = begin(client, gate, WRITE_1="worker:0 step-5/weights five;worker:1 last step-5", ON_TERM="worker:1 last step-6")
     saved(client, old, files=2)
     assert client.request("POST", f"/v1/jobs/{old}/restart").status_code == 409
     client.cancel(old)
@@ -224,7 +224,7 @@ def test_restart_of_a_cancelled_job_goes_on_from_what_was_saved_of_it(client: Cl
     assert client.succeed(again)["restart_of"] == new
     for job_id in (new, again):
         for task in ("worker:0", "worker:1"):
-            kept = {"step-5/weights": "five", "last": "step-5"}
+            kept = {"step-5/weights": "five", "last": "step-6"}
             assert found(client, job_id, 1, task) == kept
         [told] = stories(client, job_id)
         assert "Attempt 1 goes on from the checkpoint: 2 files, 10 bytes" in told
