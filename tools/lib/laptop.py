@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -18,6 +19,8 @@ _VERSION = "0.101."
 def install(log_dir: Path) -> None:
     """Install what is missing of them. :raises BootstrapError: that can't be done here, or this is another system."""
     missing = [package for module, package in _PACKAGES.items() if _ask(f"import {module}") is None]
+    if not shutil.which("ssh"):
+        missing.append("openssh-client")
     if missing:
         apt.install(missing, "The tests of the clients with Debian 12's packages", log_dir)
     version = _ask("import openstack.version; print(openstack.version.__version__)")
