@@ -29,7 +29,8 @@ def test_the_day_of_the_guide(openstack: Openstack, tmp_path: Path) -> None:
         assert program == "openstack"
         done = openstack.run(*args, cwd=tmp_path)
         said = done.err + done.out
-        assert doctest.OutputChecker().check_output(shape(expected), shape(said), doctest.ELLIPSIS), f"$ {command}\n{said}"
+        wanted = shape(expected).replace("\n...\n", "\n...")  # lines, or none
+        assert doctest.OutputChecker().check_output(wanted, shape(said), doctest.ELLIPSIS), f"$ {command}\n{said}"
         assert done.code == 0
     assert (tmp_path / "results" / "output" / "worker-1" / "model").read_text() == "weights"
 
