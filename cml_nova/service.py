@@ -124,6 +124,7 @@ class WorkerService:
         # the host is short of processor time: at the usual 5 ms their asking alone would take all that there is.
         sys.setswitchinterval(_SWITCH_INTERVAL)
         self._watch.start()
+        self._manager.announce()  # or nobody would know whose queue that is, if it dies now
         self._server.start()
         for beat in self._beats:
             beat.start()

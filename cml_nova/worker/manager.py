@@ -70,22 +70,29 @@ class WorkerManager:
         """Delete what is left of a job that is gone or done."""
         self._pool.submit(orphans.reap, self._tools.fleet, job_id)
 
+    def announce(self) -> None:
+        """Say that we are about to listen, and take no jobs yet: who knows of us removes our queue if we die before the first heartbeat.
+
+        A conductor that is not there to hear it does not keep us.
+        """
+        self._beat(_FIRST_PATIENCE, draining=True)
+
     def heartbeat(self) -> None:
         """Say that we live, renew the leases, and act on what the conductor says is ours.
 
         A conductor that comes up after us never sees what was said before: until one has answered for the first time, it is said
         again at once, with more patience each time.
         """
-        while not self._beat(self._patience) and self._patience is not None and not self._draining.is_set():
+        while not self._beat(self._patience, self._draining.is_set()) and self._patience is not None and not self._draining.is_set():
             longer = self._patience * 2
             self._patience = longer if longer < self._tools.conf.worker.rpc_timeout else None
 
-    def _beat(self, timeout: float | None) -> bool:
+    def _beat(self, timeout: float | None, draining: bool) -> bool:
         """Do so once; tell whether a conductor answered."""
         asked_at = time.monotonic()
         with self._lock:
             held = {job_id: lease.generation for job_id, lease in self._leases.items()}
-        worker = {"id": self.worker_id, "host": self._host, "capacity": self._capacity, "draining": self._draining.is_set()}
+        worker = {"id": self.worker_id, "host": self._host, "capacity": self._capacity, "draining": draining}
         try:
             mine = self._tools.conductor.worker_heartbeat(cml_context.service_context(), worker, held, timeout)
         except (*rpc.BUS_ERRORS, exception.CMLError) as error:

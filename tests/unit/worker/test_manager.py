@@ -24,12 +24,14 @@ class Conductor:
         self.held: list[dict[str, int]] = []
         self.goodbyes: list[str] = []
         self.timeouts: list[float | None] = []
+        self.draining: list[bool] = []
         self.asleep = 0
 
     def worker_heartbeat(self, context: object, worker: dict[str, Any], held: dict[str, int],
                          timeout: float | None = None) -> list[dict[str, Any]]:
         self.held.append(held)
         self.timeouts.append(timeout)
+        self.draining.append(worker["draining"])
         if self.asleep:
             self.asleep -= 1
             raise messaging.MessagingTimeout()
@@ -135,6 +137,21 @@ def test_until_a_conductor_has_answered_the_heartbeat_is_repeated_at_once_with_g
     manager.heartbeat()
     manager.heartbeat()
     assert conductor.timeouts[4:] == [None, None], "one that has answered is worth the usual wait"
+
+
+def test_a_worker_is_known_before_it_listens_and_gets_jobs_only_after_that(manager: WorkerManager, conductor: Conductor) -> None:
+    """Somebody must know of it to remove its queue if it dies in between."""
+    manager.announce()
+    assert conductor.draining == [True]
+    manager.heartbeat()
+    assert conductor.draining == [True, False]
+
+
+def test_no_conductor_keeps_a_worker_from_listening(manager: WorkerManager, conductor: Conductor) -> None:
+    conductor.asleep = 1
+    manager.announce()
+    assert len(conductor.timeouts) == 1
+    assert conductor.timeouts[0] is not None and conductor.timeouts[0] <= 1
 
 
 def test_without_any_conductor_the_heartbeat_returns_to_its_rhythm(manager: WorkerManager, conductor: Conductor) -> None:
