@@ -1,15 +1,19 @@
-"""The day of the guide to the commands: all that doc/cli.md shows, one after the other, as it stands there."""
+"""What the guides show, done as it stands there: the day with the commands in doc/cli.md, and the way over HTTP in doc/user.md."""
 
 from __future__ import annotations
 
 import doctest
+import json
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 from tests.clients.conftest import REPOSITORY
+from tests.harness.client import Client
 from tests.harness.command import Openstack
+from tests.harness.stack import Stack
 
 #: what differs each time, or with the widths of that
 _SHAPE = (
@@ -33,6 +37,27 @@ def test_the_day_of_the_guide(openstack: Openstack, tmp_path: Path) -> None:
         assert doctest.OutputChecker().check_output(wanted, shape(said), doctest.ELLIPSIS), f"$ {command}\n{said}"
         assert done.code == 0
     assert (tmp_path / "results" / "output" / "worker-1" / "model").read_text() == "weights"
+
+
+def test_the_first_job_of_the_user_guide(openstack: Openstack, session_stack: Stack, client: Client, tmp_path: Path) -> None:
+    """All blocks of shell commands up to the submission, in one shell; the id of the package is put into the document by hand."""
+    find, submit = re.findall(r"```sh\n(.*?)```", (REPOSITORY / "doc" / "user.md").read_text(), re.DOTALL)[:2]
+    upload, separator, create = submit.rpartition("curl")
+    (tmp_path / "examples").symlink_to(REPOSITORY / "examples")
+    document = {"name": "by-hand", "image": "plain", "flavor": "cpu.small", "command": "ls train.py"}
+
+    def shell(script: str) -> list[str]:
+        ours = re.sub(r"^ENDPOINT=\S+", f"ENDPOINT={session_stack.service.url}", script, flags=re.MULTILINE)
+        command = f"openstack() {{ {shlex.join(openstack.command)} --os-cloud {openstack.cloud} \"$@\"; }}\n{ours}"
+        done = subprocess.run(["sh", "-ec", command], cwd=tmp_path, env=openstack.env, capture_output=True, text=True, check=True)
+        return done.stdout.splitlines()
+
+    frameworks, package = (json.loads(line) for line in shell(find + upload))
+    assert "tensorflow" in {framework["name"] for framework in frameworks["frameworks"]}
+    (tmp_path / "job.json").write_text(json.dumps({**document, "source": {"package": package["package"]["id"]}}))
+    job = json.loads(shell(find + separator + create)[-1])["job"]
+    client.succeed(job["id"])
+    assert client.log(job["id"]).strip() == "train.py"
 
 
 def block(guide: str, language: str) -> str:
