@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -28,7 +28,7 @@ _LOG_GRACE = 10.0
 _PAUSE_MIN, _PAUSE_MAX = 0.2, 5.0
 #: seconds for which a node may refuse to start a process until it is taken at its word
 _REFUSAL_GRACE = 5.0
-#: seconds in which nodes must say whether there is anything to save of a job that was cancelled
+#: seconds in which nodes must do what is not waited for longer: say whether a cancelled job has checkpoints, end what runs on a lost one
 _ANSWER = 2.0
 #: seconds for which metrics are gathered after others have been reported, at least and at most
 _GATHERING = 0.5
@@ -156,28 +156,38 @@ class Attempt:
 
     def has_checkpoints(self) -> bool:
         """Tell whether there are files in the checkpoint directory of a node that answers at once."""
-        some, asked = threading.Event(), threading.Event()
+        found, enough = [], threading.Event()
 
         def ask(rank: int, machine: Machine) -> None:
             if machine.connected and machine.snapshot(PART, 1, hold=False).files:
-                some.set()
-                asked.set()
+                found.append(rank)
+                enough.set()
 
-        def ask_all() -> None:
-            self._crew.each(ask, set(self._followers) - set(self._unreachable))
-            asked.set()
+        self._at_once(ask, set(self._followers) - set(self._unreachable), enough)
+        return bool(found)
 
-        threading.Thread(target=ask_all, name=f"ask-{self._work.job.id[:8]}", daemon=True).start()
-        asked.wait(_ANSWER)
-        return some.is_set()
+    def _at_once(self, action: Callable[[int, Machine], None], ranks: Iterable[int], enough: threading.Event) -> None:
+        """Do something on nodes, and wait for those that answer at once, or until it is enough."""
+        def do() -> None:
+            self._crew.each(action, ranks)
+            enough.set()
+
+        threading.Thread(target=do, name=f"once-{self._work.job.id[:8]}", daemon=True).start()
+        enough.wait(_ANSWER)
 
     def save_last(self) -> None:
         """Save the checkpoints that the stopped processes have left on nodes that answer."""
         self._checkpoints.save_last(tuple(self._unreachable))
 
-    def forget(self, ranks: Iterable[int]) -> None:
-        """Have no more to do with nodes that are lost."""
+    def forget(self, ranks: Collection[int]) -> None:
+        """Have no more to do with nodes that are lost. What still runs on them, as may be in ERROR, must not do so beside the next attempt.
+        """
+        def kill(rank: int, machine: Machine) -> None:
+            if machine.connected:
+                machine.stop(self._work.job.attempt, 0)
+
         self._end_saving(ranks)
+        self._at_once(kill, set(ranks) - set(self._unreachable), threading.Event())
         for rank in ranks:
             self._unreachable.setdefault(rank, time.monotonic())
             self._since.pop(rank, None)

@@ -6,6 +6,7 @@ import pytest
 
 from tests.harness.client import Client
 from tests.harness.cloud import LocalCloud
+from tests.harness.guests import alive
 from tests.harness.training import WAIT, Gate, document
 from tests.harness.waiting import until
 
@@ -67,4 +68,18 @@ def test_a_server_that_goes_to_error_while_it_runs_is_replaced(client: Client, c
     gate.expect(4)
     now = client.nodes(job_id)
     assert (now[0]["server_id"] == kept["server_id"], now[1]["server_id"] == lost["server_id"]) == (True, False)
+    finish(client, gate, job_id)
+
+
+@pytest.mark.fault("vm-error")
+def test_no_process_of_a_lost_node_lives_on_beside_the_next_attempt(client: Client, cloud: LocalCloud, gate: Gate) -> None:
+    """A server in ERROR may be alive, and its deletion takes its time."""
+    job_id = client.submit(document(env=gate.env, workers=1), gate.files(WAIT))
+    [first] = gate.expect(1)
+    [lost] = client.nodes(job_id)
+    cloud.fault("settings", delete_time=8)
+    cloud.fault("server", server=lost["server_id"], fault="error")
+    gate.expect(2)
+    assert not alive(first.pid)
+    cloud.fault("settings", delete_time=0)  # of the others
     finish(client, gate, job_id)
