@@ -175,8 +175,8 @@ def attempt(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> Attempt:
     attempt.saver = LogSaver(storage, "job")
     attempt.saver.resume(1, "worker:0")
     reports: list[dict[str, Any]] = []
-    attempt._work = SimpleNamespace(job=SimpleNamespace(id="job", attempt=1), lease=Lease("job", 1, 60), report=lambda **report: reports.append(report),
-                                    reports=reports)
+    attempt._work = SimpleNamespace(job=SimpleNamespace(id="job", attempt=1), lease=Lease("job", 1, 60),
+                                    report=lambda **report: reports.append(report), reports=reports)
     attempt._lock, attempt._gathers_until = threading.Lock(), 0.0
     attempt._saving, attempt._over, attempt._followers = {0: threading.Lock()}, set(), {0: None}
     attempt._changed_tasks, attempt._changed_nodes, attempt._events, attempt._paths_changed = {}, {}, [], False
