@@ -9,10 +9,23 @@ from collections.abc import Iterable
 _LISTED = 40
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Word a hint at the known name that was probably meant, and at what else there is."""
+def likely(name: str, known: Iterable[str]) -> str | None:
+    """Give the known name that was probably meant, if there is one."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)), None)
+
+
+def listing(kinds: str, known: Iterable[str]) -> str:
+    """Word what there is.
+
+    :param kinds: what the names are of, in the plural.
+    """
     names = list(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     rest = f", and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    listed = f"{', '.join(names[:_LISTED])}{rest}" or "none"
-    return f"did you mean {near[0]!r}? Known are: {listed}" if near else f"known are: {listed}"
+    return f"known {kinds} are: {', '.join(names[:_LISTED]) or 'none'}{rest}"
+
+
+def nearest(name: str, kinds: str, known: Iterable[str]) -> str:
+    """Word a hint at the known name that was probably meant, and at what else there is; see ``listing``."""
+    names = list(known)
+    near, there = likely(name, names), listing(kinds, names)
+    return f"did you mean {near!r}? {there[0].upper()}{there[1:]}" if near else there

@@ -19,7 +19,8 @@ from cml_nova.api.services import Catalog
 from cml_nova.compute.catalog import Flavor, Image
 from cml_nova.db.models import Package
 from cml_nova.frameworks import Framework, Layout, get_framework
-from cml_nova.hints import nearest
+from cml_nova.frameworks.base import framework_names
+from cml_nova.hints import listing, nearest
 
 T = TypeVar("T")
 
@@ -98,8 +99,8 @@ def totals(plan: Draft) -> dict[str, Any]:
     }
 
 
-def _bad(field: str, message: str) -> exception.BadRequest:
-    return exception.BadRequest(f"{field}: {message}", field=field)
+def _bad(field: str, message: str, **detail: str) -> exception.BadRequest:
+    return exception.BadRequest(f"{field}: {message}", field=field, **detail)
 
 
 def _resolve(field: str, find: Callable[[], T]) -> T:
@@ -118,7 +119,7 @@ def _check_environment(document: Mapping[str, Any]) -> None:
                 raise _bad(f"{field}.{name}", f"names that begin with {_RESERVED} are set by the service; choose another name.")
     both = sorted(set(env) & set(secrets))
     if both:
-        raise _bad(f"secrets.{both[0]}", "the variable is given in env, too; give it in one of them.")
+        raise _bad(f"secrets.{both[0]}", "the variable is given in env, too; give it in one of them.", conflicts_with=f"env.{both[0]}")
     size = sum(len(name.encode()) + len(value.encode()) + 2 for part in (env, secrets) for name, value in part.items())
     if size > _MAX_ENVIRONMENT:
         raise _bad("env", f"env and secrets have {size} bytes together, at most {_MAX_ENVIRONMENT} are allowed; "
@@ -139,7 +140,7 @@ def parse_public_key(field: str, line: str) -> str:
     try:
         serialization.load_ssh_public_key(line.encode())
     except (ValueError, UnsupportedAlgorithm):
-        raise _bad(field, "it is no valid public key; give the line of a file like id_ed25519.pub.") from None
+        raise _bad(field, "it is not a valid SSH public key; give the content of a file like id_ed25519.pub.") from None
     return " ".join(line.split()[:2])
 
 
@@ -147,7 +148,7 @@ def _framework_and_image(document: Mapping[str, Any], catalog: Catalog) -> tuple
     wanted, image_name = document.get("framework"), document.get("image")
     if image_name is None:
         if wanted is None:
-            raise _bad("framework", "the job needs a framework (its image is found by it) or an image; give one of them.")
+            raise _bad("framework", f"the job needs a framework or an image; {listing('frameworks', sorted(framework_names()))}.")
         framework = get_framework(wanted["name"])
         field = "framework.version" if "version" in wanted else "framework.name"
         return framework, _resolve(field, lambda: catalog.find_image(wanted["name"], wanted.get("version")))
@@ -163,12 +164,12 @@ def _check_agreement(wanted: Mapping[str, str], image: Image) -> None:
     if wanted["name"] == "custom" or image.framework is None:
         return
     if image.framework != wanted["name"]:
-        raise _bad("image", f"the image {image.name!r} is for {image.framework}, not for {wanted['name']}; "
-                            f"leave one of image and framework out, or make the framework custom.")
+        raise _bad("image", f"the image {image.name!r} is for the framework {image.framework}, not for {wanted['name']}; remove "
+                            "the image or the framework, or choose the framework 'custom'.", conflicts_with="framework")
     version = wanted.get("version", image.framework_version)
     if version != image.framework_version:
         raise _bad("framework.version", f"the image {image.name!r} has {image.framework} {image.framework_version}, not {version}; "
-                                        f"leave one of them out.")
+                                        "remove one of them.", conflicts_with="image")
 
 
 def _version(document: Mapping[str, Any], framework: Framework, image: Image) -> str | None:
@@ -179,21 +180,24 @@ def _version(document: Mapping[str, Any], framework: Framework, image: Image) ->
 
 def _counts(document: Mapping[str, Any], framework: Framework, max_nodes: int) -> dict[str, int]:
     """How many nodes of each role, in the framework's order of roles."""
+    first = next(iter(framework.roles))
     if "workers" in document and "roles" in document:
-        raise _bad("workers", "it is short for roles, so the two can't be given together; leave one of them out.")
+        short = document["workers"]
+        raise _bad("workers", f"'workers: {short}' is short for 'roles: {{{first}: {{count: {short}}}}}'; remove one of them.",
+                   conflicts_with="roles")
     if "roles" in document:
         given = {role: entry["count"] for role, entry in document["roles"].items()}
         for role in given:
             if role not in framework.roles:
-                raise _bad(f"roles.{role}", f"{framework.name} has no such role; {nearest(role, list(framework.roles))}.")
+                raise _bad(f"roles.{role}", f"{framework.name} has no such role; {nearest(role, 'roles', framework.roles)}.")
         field = "roles"
     else:
-        given = {next(iter(framework.roles)): document.get("workers", 1)}
+        given = {first: document.get("workers", 1)}
         field = "workers"
     total = sum(given.values())
     if total > max_nodes:
-        raise _bad(field, f"the job wants {total} nodes, at most {max_nodes} are allowed; ask for fewer, or have an "
-                          "operator raise that limit ([api] max_nodes).")
+        raise _bad(field, f"the job wants {total} nodes, but at most {max_nodes} are allowed; ask for fewer, or ask your cloud's operator "
+                          "to raise the limit (max_nodes in section [api] of the service's configuration).")
     framework.check(given)
     return {role: given[role] for role in framework.roles if role in given}
 
@@ -201,22 +205,33 @@ def _counts(document: Mapping[str, Any], framework: Framework, max_nodes: int) -
 def _flavors(document: Mapping[str, Any], counts: Mapping[str, int], image: Image, known: Sequence[Flavor]) -> dict[str, Flavor]:
     """The flavor of each role."""
     by_name = {flavor.name: flavor for flavor in known} | {flavor.id: flavor for flavor in known}
+    names = [flavor.name for flavor in known]
     flavors = {}
     for role in counts:
         own = document.get("roles", {}).get(role, {}).get("flavor")
         field = "flavor" if own is None else f"roles.{role}.flavor"
         name = own if own is not None else document.get("flavor")
         if name is None:
-            raise _bad("flavor", f"it is required, since the role {role} names none of its own; "
-                                 f"there are {', '.join(flavor.name for flavor in known)}.")
+            raise exception.BadRequest(f"flavor is required, for the job or for its role {role!r}; {listing('flavors', names)}.",
+                                       field="flavor")
         if name not in by_name:
-            raise _bad(field, f"there is no flavor {name!r}; {nearest(name, [flavor.name for flavor in known])}.")
+            raise _bad(field, f"there is no flavor {name!r}; {nearest(name, 'flavors', names)}.")
         flavor = by_name[name]
         if not image.fits(flavor):
-            raise _bad(field, f"{flavor.name} has {flavor.ram} MiB RAM and {flavor.disk} GiB disk, but the image {image.name!r} needs "
-                              f"{image.min_ram} MiB and {image.min_disk} GiB; {_large_enough(image, known)}.")
+            raise _bad(field, f"{_too_small(flavor, image)}; {_large_enough(image, known)}.")
         flavors[role] = flavor
     return flavors
+
+
+def _too_small(flavor: Flavor, image: Image) -> str:
+    resources = (("RAM", flavor.ram, image.min_ram), ("disk", flavor.disk * 1024, image.min_disk * 1024))
+    short = [(f"{_size(has)} of {what}", f"{_size(needs)} of {what}") for what, has, needs in resources if has < needs]
+    has, needs = map(" and ".join, zip(*short, strict=True))
+    return f"the flavor {flavor.name!r} has {has}, but the image {image.name!r} needs {needs}"
+
+
+def _size(mebibytes: int) -> str:
+    return f"{mebibytes} MiB" if mebibytes % 1024 else f"{mebibytes // 1024} GiB"
 
 
 def _large_enough(image: Image, known: Sequence[Flavor]) -> str:
@@ -248,6 +263,5 @@ def _package(document: Mapping[str, Any], find_package: Callable[[str], Package 
     package_id = document["source"]["package"]
     package = find_package(package_id)
     if package is None:
-        raise _bad("source.package", f"the project has no package {package_id!r}; GET /v1/packages (openstack ml package list) "
-                                     "tells what it has, POST /v1/packages (openstack ml job create --source) uploads one.")
+        raise _bad("source.package", f"the project has no code package {package_id!r}; name one that it has, or upload the code.")
     return package

@@ -11,7 +11,7 @@ import jsonschema
 from jsonschema import validators
 
 from cml_nova import exception
-from cml_nova.hints import nearest
+from cml_nova.hints import likely, nearest
 
 _SHOWN = 80
 _SECRET_FIELDS = ("secrets",)
@@ -29,10 +29,20 @@ def _pattern(validator: Any, pattern: str, instance: Any, schema: Any) -> Iterat
             yield jsonschema.ValidationError(f"{instance!r} does not match {pattern!r}")
 
 
+def _required(validator: Any, required: list[str], instance: Any, schema: Any) -> Iterator[jsonschema.ValidationError]:
+    """Find each missing key, but for those that are only misspelt: that fault is told already."""
+    if validator.is_type(instance, "object"):
+        unknown = _unknown(instance, schema) if schema.get("additionalProperties") is False else []
+        misspelt = [likely(key, schema["properties"]) for key in unknown]
+        for key in required:
+            if key not in instance and key not in misspelt:
+                yield jsonschema.ValidationError(key)
+
+
 # 2.0 is an integer to JSON schema, but not to what uses it.
 _types = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine(
     "integer", lambda checker, value: isinstance(value, int) and not isinstance(value, bool))
-_Validator = validators.extend(jsonschema.Draft202012Validator, {"pattern": _pattern}, type_checker=_types)
+_Validator = validators.extend(jsonschema.Draft202012Validator, {"pattern": _pattern, "required": _required}, type_checker=_types)
 
 
 class Schema:
@@ -95,18 +105,14 @@ def _importance(error: Any) -> tuple[int, list[str]]:
 def _field(error: Any) -> str:
     path = list(error.absolute_path)
     if error.validator == "additionalProperties":
-        path.append(_unknown(error)[0])
+        path.append(_unknown(error.instance, error.schema)[0])
     elif error.validator == "required":
-        path.append(_missing(error))
+        path.append(error.message)
     return ".".join(str(part) for part in path)
 
 
-def _unknown(error: Any) -> list[str]:
-    return [key for key in error.instance if key not in error.schema.get("properties", {})]
-
-
-def _missing(error: Any) -> str:
-    return next(key for key in error.validator_value if key not in error.instance)
+def _unknown(instance: Mapping[str, Any], schema: Mapping[str, Any]) -> list[str]:
+    return [key for key in instance if key not in schema.get("properties", {})]
 
 
 def _message(error: Any) -> str:
@@ -117,13 +123,17 @@ def _message(error: Any) -> str:
     limit = error.validator_value
     match error.validator:
         case "additionalProperties":
-            return f"{where}: unknown key {_show(_unknown(error)[0])}; {nearest(_unknown(error)[0], error.schema.get('properties', {}))}."
+            return f"{where}: unknown key; {_hint(_unknown(error.instance, error.schema)[0], error.schema)}."
         case "required":
-            return f"{where} is required{_purpose(error.schema.get('properties', {}).get(_missing(error), {}))}."
+            return f"{where} is required{_purpose(error.schema.get('properties', {}).get(error.message, {}))}."
         case "type":
             wanted = " or ".join(_SCHEMA_NAMES[name] for name in ([limit] if isinstance(limit, str) else limit))
             got = _JSON_NAMES[type(error.instance)]
             return f"{where} must be {wanted}, not {got}{'' if secret else f' ({value})'}."
+        case "minimum" | "maximum":
+            return f"{where} must be at {'least' if error.validator == 'minimum' else 'most'} {limit}, not {value}."
+        case "not":
+            return f"{where}: {value} is not allowed{_purpose(limit)}."
         case "enum" | "const":
             allowed = [str(item) for item in (limit if error.validator == "enum" else [limit])]
             return f"{where}: {value} is not one of {', '.join(allowed)}."
@@ -135,8 +145,6 @@ def _limit(error: Any, value: str) -> str:
     limit = error.validator_value
     size = len(error.instance) if hasattr(error.instance, "__len__") else 0
     words = {
-        "minimum": f"{value} is less than the least allowed value, {limit}",
-        "maximum": f"{value} is more than the largest allowed value, {limit}",
         "minLength": "it must not be empty" if limit == 1 else f"{value} is shorter than {limit} characters",
         "maxLength": f"it has {size} characters, at most {limit} are allowed",
         "minItems": "it must not be empty" if limit == 1 else f"it has {size} items, at least {limit} are needed",
@@ -144,10 +152,14 @@ def _limit(error: Any, value: str) -> str:
         "minProperties": "it must not be empty",
         "maxProperties": f"it has {size} keys, at most {limit} are allowed",
         "uniqueItems": "an item is given twice",
-        "pattern": f"{value} is not allowed{_purpose(error.schema)}",
-        "not": f"{value} is not allowed{_purpose(error.schema)}",
+        "pattern": f"{value} is not valid{_purpose(error.schema)}",
     }
     return words.get(str(error.validator), error.message)
+
+
+def _hint(key: str, schema: Mapping[str, Any]) -> str:
+    """Say what to do in place of an unknown key: as the schema has it, else by the names of the known ones."""
+    return schema.get("x-hints", {}).get(key) or nearest(key, "keys", schema.get("properties", {}))
 
 
 def _purpose(schema: Mapping[str, Any]) -> str:

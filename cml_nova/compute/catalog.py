@@ -85,9 +85,10 @@ class Catalog:
         if fitting:
             return max(fitting, key=lambda image: (_version_key(image.framework_version), image.name, image.id))
         if not found:
-            raise exception.NotFound(f"There is no image for the framework {framework!r}: none has the property cml_framework={framework}.")
+            raise exception.NotFound(f"There is no image for the framework {framework!r}: none has the property cml_framework={framework}; "
+                                     "give an image.")
         versions = sorted({image.framework_version or "?" for image in found}, key=_version_key)
-        raise exception.NotFound(f"There is no image for {framework} {version}; {nearest(version or '', versions)}.")
+        raise exception.NotFound(f"There is no image for {framework} {version}; {nearest(version or '', 'versions', versions)}.")
 
     def flavors(self) -> list[Flavor]:
         """List the flavors."""
@@ -150,7 +151,7 @@ def _only(found: list[Any], kind: str, name: str, names: Any) -> Any:
         return found[0]
     if found:
         raise exception.Conflict(f"There are {len(found)} {kind}s named {name!r}; give the id of one.")
-    raise exception.NotFound(f"There is no {kind} {name!r} that you may use; {nearest(name, sorted(set(names())))}.")
+    raise exception.NotFound(f"There is no {kind} {name!r} that you may use; {nearest(name, f'{kind}s', sorted(set(names())))}.")
 
 
 def _is_uuid(text: str) -> bool:

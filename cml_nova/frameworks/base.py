@@ -186,7 +186,8 @@ def get_framework(name: str) -> Framework:
     try:
         return driver.DriverManager("cml_nova.frameworks", name, invoke_on_load=True).driver
     except stevedore_exception.NoMatches:
-        raise exception.BadRequest(f"framework.name: there is no framework {name!r}; {nearest(name, sorted(framework_names()))}.") from None
+        hint = nearest(name, "frameworks", sorted(framework_names()))
+        raise exception.BadRequest(f"framework.name: there is no framework {name!r}; {hint}.") from None
 
 
 def framework_names() -> list[str]:

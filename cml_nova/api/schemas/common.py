@@ -6,9 +6,10 @@ from typing import Any
 
 Schema = dict[str, Any]
 
-NO_CONTROL = {"type": "string", "pattern": r"[\x00-\x1f\x7f]"}
-NO_CONTROL_BUT_LINES = {"type": "string", "pattern": r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"}
-NO_NUL = {"type": "string", "pattern": r"\x00"}
+NO_CONTROL = {"type": "string", "pattern": r"[\x00-\x1f\x7f]", "description": "It has control characters."}
+NO_CONTROL_BUT_LINES = {"type": "string", "pattern": r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]",
+                        "description": "It has control characters other than tabs and line ends."}
+NO_NUL = {"type": "string", "pattern": r"\x00", "description": "It has NUL characters."}
 
 UUID: Schema = {"type": "string", "minLength": 1, "maxLength": 36}
 TIME: Schema = {"type": "string", "format": "date-time", "description": "ISO 8601, UTC."}
@@ -35,9 +36,9 @@ def nullable(schema: Schema) -> Schema:
     return {"anyOf": [schema, {"type": "null"}]}
 
 
-def text(most: int, *, least: int = 1, description: str = "No control characters.") -> Schema:
+def text(most: int, *, least: int = 1, **more: Any) -> Schema:
     """A line of text without control characters."""
-    return {"type": "string", "minLength": least, "maxLength": most, "not": NO_CONTROL, "description": description}
+    return {"type": "string", "minLength": least, "maxLength": most, "not": NO_CONTROL, **more}
 
 
 def integer(least: int, most: int, **more: Any) -> Schema:
@@ -69,6 +70,7 @@ ERROR = record({
         "message": {"type": "string", "description": "What was wrong, and what to do."},
         "slug": {"type": "string", "description": "Stable machine-readable word."},
         "field": {"type": "string", "description": "Path of the key that was wrong."},
+        "conflicts_with": {"type": "string", "description": "Path of the key that it does not go with."},
         "errors": array(record({"field": {"type": "string"}, "message": {"type": "string"}})),
     }, required=("code", "title", "message", "slug"), additionalProperties=True),
 }, title="Error")

@@ -27,18 +27,17 @@ YEAR = 366 * 86400
 
 COMMAND: Schema = {
     "type": ["string", "array"], "minLength": 1, "maxLength": 65536, "pattern": r"\S", "not": NO_NUL,
-    "minItems": 1, "maxItems": 1024, "items": {"type": "string", "maxLength": 65536, "not": NO_NUL, "description": "No NUL characters."},
-    "description": "A line for /bin/sh, or a list of a program and its arguments; not empty, no NUL characters.",
+    "minItems": 1, "maxItems": 1024, "items": {"type": "string", "maxLength": 65536, "not": NO_NUL},
+    "description": "A shell command line, or a list of a program and its arguments.",
 }
 ENV: Schema = {
     "type": "object", "maxProperties": 256,
     "propertyNames": {"pattern": "^[A-Za-z_][A-Za-z0-9_]{0,254}$",
                       "description": "Names of variables have letters, digits and '_', and don't begin with a digit"},
-    "additionalProperties": {"type": "string", "maxLength": 32768, "not": NO_NUL, "description": "No NUL characters."},
+    "additionalProperties": {"type": "string", "maxLength": 32768, "not": NO_NUL},
 }
-NAME = text(255, description="A line of text without control characters")
-DESCRIPTION: Schema = {"type": "string", "maxLength": 4096, "not": NO_CONTROL_BUT_LINES,
-                       "description": "No control characters but tabs and line ends."}
+NAME = text(255)
+DESCRIPTION: Schema = {"type": "string", "maxLength": 4096, "not": NO_CONTROL_BUT_LINES}
 CLIENT_TOKEN: Schema = {"type": "string", "pattern": "^[A-Za-z0-9_.:-]{1,64}$",
                         "description": "1 to 64 letters, digits, '_', '.', ':' or '-'"}
 PRIORITY = integer(0, 1000)
@@ -46,7 +45,10 @@ PUBLIC_KEY: Schema = {
     "type": "string", "maxLength": 16384, "not": NO_CONTROL,
     "pattern": "^(ssh-(ed25519|rsa)|ecdsa-sha2-nistp(256|384|521)|sk-ssh-ed25519@openssh.com|sk-ecdsa-sha2-nistp256@openssh.com)"
                " [A-Za-z0-9+/]+={0,2}( .*)?$",
-    "description": "A public key as in OpenSSH's authorized_keys, without options: type, base64, comment"}
+    "description": "An SSH public key is the content of a .pub file, such as 'ssh-ed25519 AAAA... me@host', "
+                   "without options before the type"}
+#: what is said to keys that are often guessed
+_HINTS: Schema = {"x-hints": dict.fromkeys(("gpus", "gpu", "accelerators"), "GPUs come with the flavor, so choose one that has them")}
 ROLE_NAME = "^[a-z][a-z0-9_]{0,31}$"
 
 JOB_REQUEST = request({
@@ -62,7 +64,7 @@ JOB_REQUEST = request({
         "type": "object", "minProperties": 1, "maxProperties": 16,
         "propertyNames": {"pattern": ROLE_NAME, "description": "A role is a word like worker, ps or chief"},
         "additionalProperties": request(
-            {"count": {"type": "integer", "minimum": 1}, "flavor": text(255), "command": COMMAND}, required=("count",)),
+            {"count": {"type": "integer", "minimum": 1}, "flavor": text(255), "command": COMMAND}, required=("count",), **_HINTS),
     },
     "source": request({"package": text(36, description="Id of an uploaded package.")}, required=("package",)),
     "command": COMMAND,
@@ -79,7 +81,7 @@ JOB_REQUEST = request({
     "availability_zone": text(255),
     "network": text(255),
     "ssh_authorized_keys": array(PUBLIC_KEY, maxItems=32),
-}, title="JobRequest", required=("name", "command"))
+}, title="JobRequest", required=("name", "command"), **_HINTS)
 
 CREATE = request({"job": JOB_REQUEST}, required=("job",))
 

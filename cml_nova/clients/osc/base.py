@@ -69,8 +69,10 @@ class Lister(_Common, command.Lister):
 def _error(parser: argparse.ArgumentParser, original: Any, message: str) -> NoReturn:
     """Add the option that was probably meant to argparse's word on one that there is not."""
     if message.startswith("unrecognized arguments:"):
+        words = message.split()[2:]
+        message = f"unrecognized {'argument' if len(words) == 1 else 'arguments'}: {' '.join(words)}"
         known = [option for action in parser._actions for option in action.option_strings]
-        for word in message.split()[2:]:
+        for word in words:
             near = difflib.get_close_matches(word.partition("=")[0], known, n=1) if word.startswith("--") else []
             if near:
                 message += f"; did you mean {near[0]}?"
@@ -98,7 +100,8 @@ def find_job(client: Any, name_or_id: str, *, exact: bool = False) -> Any:
         job = next((one for one in jobs if one.status not in TERMINAL), jobs[0])
         say(f"{len(jobs)} jobs have the name {name_or_id!r}; this is {job.id}.")
     if job is None:
-        raise exceptions.CommandError(f"No job has the name or id {name_or_id!r}. `openstack ml job list --all` shows what there is.")
+        raise exceptions.CommandError(
+            f"No job has the name or id {name_or_id!r}. `openstack ml job list --all` lists all jobs, ended ones too.")
     return job
 
 

@@ -98,7 +98,8 @@ def _put_tables(document: Document, args: argparse.Namespace) -> None:
     for text in args.secrets:
         name, equals, value = text.partition("=")
         if not equals and name not in os.environ:
-            raise UsageError(f"--secret {name}: your environment has no such variable; set it, or give {name}=value.")
+            raise UsageError(f"--secret {name}: your environment has no variable {name}; export it first, or give --secret {name}=value "
+                             "(which may stay in the shell's history).")
         document.put(("secrets", name), value if equals else os.environ[name], "--secret")
 
 
@@ -113,7 +114,7 @@ def _put_role(document: Document, text: str) -> None:
     role, _, rest = text.partition("=")
     count, _, flavor = rest.partition(",")
     if not role or not count.isdecimal():
-        raise UsageError(f"--role {text}: it must look like worker=4 or worker=4,flavor.")
+        raise UsageError(f"--role {text}: it must look like ROLE=COUNT or ROLE=COUNT,FLAVOR, such as worker=4 or worker=4,gpu.small.")
     document.put(("roles", role, "count"), int(count), "--role")
     if flavor:
         document.put(("roles", role, "flavor"), flavor.removeprefix("flavor="), "--role")
@@ -139,7 +140,9 @@ def directory_of(document: Document) -> Path | None:
     if set(source) != {"directory"}:
         raise UsageError(f"{origin}: source: give a directory or a package, not both.")
     if not path.is_dir():
-        raise UsageError(f"{origin}: source: {path} is no directory; name the one with the code, from where the job file is.")
+        wrong = "is not a directory" if path.exists() else "does not exist"
+        raise UsageError(f"{origin}: source: the directory {str(path)!r} {wrong}; give the directory with your code "
+                         "(in a job file: relative to that file).")
     return path
 
 
@@ -159,8 +162,7 @@ def judged(document: Document) -> Iterator[None]:
         said = answer(error)
         if "message" not in said:
             raise
-        faults = said.get("errors") or [{"field": said.get("field", ""), "message": said["message"]}]
-        raise UsageError("\n".join(_fault(document, fault) for fault in faults)) from error
+        raise UsageError("\n".join(_fault(document, fault) for fault in said.get("errors") or [said])) from error
 
 
 def _fault(document: Document, fault: dict[str, Any]) -> str:
@@ -168,14 +170,23 @@ def _fault(document: Document, fault: dict[str, Any]) -> str:
     name = str(fault.get("field") or message.partition(":")[0]).removeprefix("job.")
     origin = document.origin(name)
     if origin is None:
-        return message + _way_to_say(name)
-    return f"{origin}: {message.removeprefix(f'{name}: ') if origin in _PLAIN else message}"
+        return message + _way_to_say(document, name)
+    if origin in (*_PLAIN, "--framework", f"--set {name}"):
+        message = message.removeprefix(name).removeprefix(":").lstrip()
+    other = str(fault.get("conflicts_with", ""))
+    clash = f" ({other} comes from {document.origin(other)}.)" if document.origin(other) else ""
+    return f"{origin}: {message}{clash}{_HELP.get(name, '')}"
 
 
-def _way_to_say(name: str) -> str:
+#: commands that help with what is wrong with a key
+_HELP = {"source.package": " `openstack ml package list` lists them; `openstack ml job create --source <directory>` uploads your code."}
+
+
+def _way_to_say(document: Document, name: str) -> str:
     """Name the option for a key that was not given."""
-    options = {".".join(path): option for option, (path, *_) in _PLAIN.items()} | {"name": "<name>", "framework": "--framework"}
-    return f" Give {options[name]}, or {name} in the job file." if name in options else ""
+    options = {".".join(path): option for option, (path, *_) in _PLAIN.items()} | {
+        "name": "it on the command line, as in `openstack ml job create digits`", "framework": "--framework or --image"}
+    return f" Give {options[name]}, or '{name}: ...' in {document.file}." if name in options else ""
 
 
 def plan(client: Any, document: Document) -> Any:

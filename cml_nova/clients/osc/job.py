@@ -13,7 +13,7 @@ from osc_lib.cli import parseractions
 
 from cml_nova.clients.osc import columns
 from cml_nova.clients.osc.base import TERMINAL, Command, Lister, ShowOne, UsageError, find_job, say
-from cml_nova.clients.osc.jobfile import whole
+from cml_nova.clients.osc.jobfile import at_least, moment_ago, whole
 
 STATUSES = ("QUEUED", "BUILDING", "PREPARING", "RUNNING", "COLLECTING", "CLEANING", *TERMINAL)
 #: what is shown of a job in another form than as it is
@@ -101,7 +101,9 @@ class ListJobs(Lister):
         parser.add_argument("--user", metavar="<user-id>", help="Only jobs of this user (ID)")
         parser.add_argument("--project", metavar="<project-id>", help="Only jobs of this project (ID); implies --all-projects (admin only)")
         parser.add_argument("--all-projects", action="store_true", help="List the jobs of all projects (admin only)")
-        parser.add_argument("--changes-since", metavar="<time>", help="Only jobs that have changed since this time (ISO 8601)")
+        parser.add_argument("--changes-since", metavar="<time>", type=moment_ago,
+                            help="Only jobs that have changed in the last 90s, 15m, 2h, 1d, or since a time such as 2026-01-31T12:00:00Z "
+                                 "(UTC where it names no zone)")
         parser.add_argument("--watch", action="store_true", help="List again with each change, until all listed jobs have ended")
         add_paging(parser)
         return parser
@@ -147,15 +149,9 @@ class ListJobs(Lister):
 
 def add_paging(parser: argparse.ArgumentParser) -> None:
     """Add the options that list commands have for long lists."""
-    parser.add_argument("--limit", metavar="<count>", type=_positive, help="How many entries are fetched by one request")
-    parser.add_argument("--max-items", metavar="<count>", type=_positive, help="How many entries are listed at most")
+    parser.add_argument("--limit", metavar="<count>", type=at_least(1), help="How many entries are fetched by one request")
+    parser.add_argument("--max-items", metavar="<count>", type=at_least(1), help="How many entries are listed at most")
     parser.add_argument("--marker", metavar="<id>", help="ID of the last entry of the page before")
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 1 or more")
-    return int(text)
 
 
 class ShowJob(ShowOne):
@@ -193,7 +189,7 @@ class SetJob(Command):
         args = parsed_args
         changes = {key: getattr(args, key) for key in ("name", "description", "priority") if getattr(args, key) is not None}
         if not changes and not args.no_property and not args.properties:
-            raise UsageError("Nothing to set: give --name, --description, --priority, --property or --no-property.")
+            raise UsageError("Nothing to set: give at least one of --name, --description, --priority, --property, --no-property.")
         job = find_job(self.client, args.job)
         if args.no_property or args.properties:
             changes["metadata"] = {**({} if args.no_property else job.metadata), **(args.properties or {})}

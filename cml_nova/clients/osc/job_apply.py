@@ -35,7 +35,7 @@ class ApplyJob(ShowOne):
         draft = document.build(parsed_args)
         name = draft.content.get("name")
         if not isinstance(name, str):
-            raise UsageError("apply finds the job by its name: give it one, in the job file or on the command line.")
+            raise UsageError(f"apply finds the job by its name: give it one, in {draft.file} or on the command line.")
         job = next(iter(self.client.jobs(name=name, limit=1)), None)
         if job is None:
             return created(self, document.submit(self.client, draft), parsed_args)

@@ -25,9 +25,10 @@ class ShowLog(Command):
         parser.add_argument("--task", metavar="<role:index>", action="append", dest="tasks",
                             help="Task whose log is printed, such as worker:0 (repeat for several; default: those of all machines)")
         part = parser.add_mutually_exclusive_group()
-        part.add_argument("--attempt", metavar="<number>", type=int, help="Attempt whose log is printed (default: the newest)")
+        part.add_argument("--attempt", metavar="<number>", type=jobfile.at_least(0),
+                          help="Attempt whose log is printed (default: the newest)")
         part.add_argument("--phase", choices=("setup", "run"), default="run", help="Log of the setup command, or of the training (default)")
-        parser.add_argument("--lines", metavar="<count>", type=int,
+        parser.add_argument("--lines", metavar="<count>", type=jobfile.at_least(0),
                             help="Begin with the last so many lines of each task")
         parser.add_argument("--since", metavar="<time>", type=jobfile.moment,
                             help="Begin with what was printed in the last 90s, 15m, 2h, 1d, or since a time such as 2026-01-31T12:00:00Z "

@@ -20,6 +20,7 @@ from osc_lib import exceptions
 
 from cml_nova.clients.osc.base import Command, UsageError, find_job, reattach, say
 from cml_nova.clients.osc.job import add_job
+from cml_nova.clients.osc.jobfile import at_least
 
 #: keys of the user's own that are tried where one is needed
 _KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
@@ -30,7 +31,7 @@ def add_place(parser: argparse.ArgumentParser) -> None:
     """Add the options that say which machine is meant."""
     place = parser.add_mutually_exclusive_group()
     place.add_argument("--task", metavar="<role:index>", help="Task whose machine is meant, such as worker:1 (default: the first)")
-    place.add_argument("--node", metavar="<rank>", type=int, help="Rank of the machine that is meant")
+    place.add_argument("--node", metavar="<rank>", type=at_least(0), help="Rank of the machine that is meant")
 
 
 def guarded(action: Callable[..., Any]) -> Callable[..., Any]:
@@ -53,8 +54,9 @@ class ForwardPort(Command):
     def get_parser(self, prog_name: str) -> Any:
         parser = super().get_parser(prog_name)
         add_job(parser)
-        parser.add_argument("port", metavar="<port>", type=int, help="Port that something on the job's machine listens on")
-        parser.add_argument("--local-port", metavar="<port>", type=int, help="Port of this machine (default: the same; 0: any free one)")
+        parser.add_argument("port", metavar="<port>", type=at_least(1), help="Port that something on the job's machine listens on")
+        parser.add_argument("--local-port", metavar="<port>", type=at_least(0),
+                            help="Port of this machine (default: the same; 0: any free one)")
         add_place(parser)
         return parser
 

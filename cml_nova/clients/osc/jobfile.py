@@ -9,8 +9,9 @@ import argparse
 import math
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,12 @@ _TYPED = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float
 class Document:
     """A job as the user has put it together.
 
-    ``content`` is what the service is sent, ``directory`` what relative paths in the file start from.
+    ``content`` is what the service is sent, ``directory`` what relative paths in the file start from, ``file`` the file's name in messages.
     """
 
     content: dict[str, Any] = field(default_factory=dict)
     directory: Path = field(default_factory=Path.cwd)
+    file: str = "a job file"
     _origins: dict[str, str] = field(default_factory=dict)
 
     def put(self, path: Key, value: Any, origin: str) -> None:
@@ -107,8 +109,9 @@ def parse(text: str, name: str) -> Document:
     """Read the text of a job file; see ``read``."""
     content, lines = _read(text, name)
     if not isinstance(content, dict):
-        raise UsageError(f"{name}: a job file is a table of keys such as 'name: digits', not {_KINDS.get(type(content), 'a value')}.")
-    document = Document(content)
+        raise UsageError(f"{name}: it holds {_KINDS.get(type(content), 'a value')}; a job file must hold keys and values "
+                         "such as 'name: digits'.")
+    document = Document(content, file=name)
     for path, line in lines.items():
         document.note(path, f"{name}, line {line}")
     for key in _DURATIONS:
@@ -125,7 +128,7 @@ def _read(text: str, name: str) -> tuple[Any, dict[Key, int]]:
     try:
         loader = yaml.SafeLoader(text)
     except yaml.reader.ReaderError as error:
-        raise UsageError(f"{name}: it is no YAML: {error.reason} (character {error.character:#x}).") from None
+        raise UsageError(f"{name}: not valid YAML: {error.reason} (character {error.character:#x}).") from None
     try:
         node = loader.get_single_node()
         lines: dict[Key, int] = {}
@@ -133,10 +136,11 @@ def _read(text: str, name: str) -> tuple[Any, dict[Key, int]]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        hint = " Indent with blanks, not with tabs." if "\\t" in (error.problem or "") else ""
-        raise UsageError(f"{name}{where}: it is no YAML: {error.problem or error.context}.{hint}") from None
+        problem = error.problem or error.context or ""
+        words = "there is a tab; indent with spaces, not tabs" if "\\t" in problem else problem
+        raise UsageError(f"{name}{where}: not valid YAML: {words}.") from None
     except yaml.YAMLError as error:
-        raise UsageError(f"{name}: it is no YAML: {error}.") from None
+        raise UsageError(f"{name}: not valid YAML: {error}.") from None
     except RecursionError:
         raise UsageError(f"{name}: it is nested too deeply, or refers to itself.") from None
     finally:
@@ -195,10 +199,10 @@ def _duration(value: Any) -> Any:
 
 
 def seconds(text: str) -> int | float:
-    """Read a time such as 90, 90s, 15m, 2h or 1d of an option, in seconds; argparse makes a usage error of what is none."""
+    """Read a duration such as 90, 90s, 15m, 2h or 1d of an option, in seconds; argparse makes a usage error of what is none."""
     value = _duration(text)
     if isinstance(value, str):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 90s, 15m, 2h or 1d")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a duration such as 90s, 15m, 2h or 1d")
     number: int | float = value
     return number
 
@@ -215,12 +219,31 @@ def moment(text: str) -> int | float | str:
     return value
 
 
+def moment_ago(text: str) -> str:
+    """Read what ``--changes-since`` says, as ``moment`` does; give the time in ISO 8601."""
+    value = moment(text)
+    try:
+        return value if isinstance(value, str) else (datetime.now(UTC) - timedelta(seconds=value)).isoformat()
+    except OverflowError:
+        raise argparse.ArgumentTypeError(f"{text!r} is too long ago") from None
+
+
 def whole(text: str) -> int:
     """Read a whole number of an option; argparse makes a usage error of what is none."""
     try:
         return int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """Make what reads a whole number of an option; see ``whole``. Less than ``least`` is a usage error, too."""
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {least} or more")
+        return int(text)
+
+    return read
 
 
 def variables(name: str) -> dict[str, str]:

@@ -42,7 +42,7 @@ class SetQuota(Command):
     def take_action(self, parsed_args: argparse.Namespace) -> None:
         limits = {name: limit for name in _RESOURCES if (limit := getattr(parsed_args, name)) is not None}
         if not limits:
-            raise UsageError(f"Nothing to set: give {' or '.join(f'--{name}' for name in _RESOURCES)}.")
+            raise UsageError(f"Nothing to set: give at least one of {', '.join(f'--{name}' for name in _RESOURCES)}.")
         self.client.update_quota(parsed_args.project, **{name: None if limit == "default" else limit for name, limit in limits.items()})
 
 

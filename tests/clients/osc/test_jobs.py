@@ -135,7 +135,7 @@ def test_u04_unknown_key_is_told_with_its_line_and_the_nearest_one(openstack: Op
     (tmp_path / "job.yaml").write_text(JOB_FILE.replace("flavor:", "flavr:"))
     done = openstack.run("ml", "job", "create", "--file", "job.yaml", cwd=tmp_path)
     assert done.code == 2
-    assert done.err.startswith("job.yaml, line 5: flavr: unknown key 'flavr'; did you mean 'flavor'?"), done.err
+    assert done.err.startswith("job.yaml, line 5: flavr: unknown key; did you mean 'flavor'?"), done.err
     assert done.out == ""
 
 

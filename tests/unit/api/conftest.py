@@ -51,7 +51,8 @@ class FakeCatalog:
         for image in IMAGES:
             if name_or_id in (image.name, image.id):
                 return image
-        raise exception.NotFound(f"There is no image {name_or_id!r} that you may use; {nearest(name_or_id, (i.name for i in IMAGES))}.")
+        raise exception.NotFound(
+            f"There is no image {name_or_id!r} that you may use; {nearest(name_or_id, 'images', (i.name for i in IMAGES))}.")
 
     def find_image(self, framework: str, version: str | None = None) -> Image:
         found = [image for image in IMAGES if image.framework == framework]
@@ -59,14 +60,15 @@ class FakeCatalog:
             if version in (None, image.framework_version):
                 return image
         versions = [str(image.framework_version) for image in found]
-        raise exception.NotFound(f"There is no image for {framework} {version}; {nearest(version or '', versions)}.")
+        raise exception.NotFound(f"There is no image for {framework} {version}; {nearest(version or '', 'versions', versions)}.")
 
     def flavors(self) -> list[Flavor]:
         return FLAVORS
 
     def get_network(self, name_or_id: str) -> str:
         if name_or_id != "local-net":
-            raise exception.NotFound(f"There is no network {name_or_id!r} that you may use; {nearest(name_or_id, ['local-net'])}.")
+            raise exception.NotFound(
+                f"There is no network {name_or_id!r} that you may use; {nearest(name_or_id, 'networks', ['local-net'])}.")
         return "22222222-0000-4000-8000-000000000001"
 
     def has_project(self, project_id: str) -> bool | None:

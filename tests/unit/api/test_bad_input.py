@@ -17,7 +17,8 @@ KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDvbWZiyzwjv2Mvs3mOjGYzMOyzqYYQ1cVw5Y
 #: what is wrong, changed keys of a good job, words that the message must have
 JOBS: list[tuple[str, dict[str, Any], list[str]]] = [
     ("misspelt key", {"comand": "x"}, ["comand", "did you mean 'command'"]),
-    ("unknown key", {"zzz": 1}, ["zzz", "unknown key", "max_run_time"]),
+    ("unknown key", {"zzz": 1}, ["zzz: unknown key", "known keys are", "max_run_time"]),
+    ("guessed key", {"gpus": 4}, ["gpus: unknown key", "GPUs come with the flavor"]),
     ("misspelt key of a role", {"workers": None, "roles": {"worker": {"cuont": 1}}}, ["roles.worker.cuont", "'count'"]),
     ("misspelt key of the framework", {"framework": {"nmae": "tensorflow"}}, ["framework.nmae", "'name'"]),
     ("misspelt role", {"workers": None, "roles": {"wroker": {"count": 1}}}, ["roles.wroker", "did you mean 'worker'"]),
@@ -36,7 +37,7 @@ JOBS: list[tuple[str, dict[str, Any], list[str]]] = [
     ("metadata too long", {"metadata": {"a": LONG}}, ["metadata.a", "255"]),
     ("too much metadata", {"metadata": {f"k{i}": "" for i in range(65)}}, ["metadata", "65 keys", "64"]),
     ("client token with a blank", {"client_token": "a b"}, ["client_token", "'a b'"]),
-    ("count 0", {"workers": 0}, ["workers", "0", "least allowed value, 1"]),
+    ("count 0", {"workers": 0}, ["workers must be at least 1, not 0"]),
     ("count negative", {"workers": -1}, ["workers", "-1"]),
     ("count 10000", {"workers": 10000}, ["workers", "10000", "at most 256", "max_nodes"]),
     ("count beyond any number", {"workers": 10**30}, ["workers", "at most 256"]),
@@ -47,29 +48,31 @@ JOBS: list[tuple[str, dict[str, Any], list[str]]] = [
     ("counts of roles too high together",
      {"workers": None, "roles": {"worker": {"count": 250}, "ps": {"count": 10}, "chief": {"count": 1}}},
      ["roles", "261 nodes", "256"]),
-    ("workers and roles", {"roles": {"worker": {"count": 1}}}, ["workers", "roles", "leave one of them out"]),
+    ("workers and roles", {"roles": {"worker": {"count": 1}}},
+     ["workers", "'workers: 2' is short for 'roles: {worker: {count: 2}}'", "remove one"]),
     ("no roles", {"workers": None, "roles": {}}, ["roles", "must not be empty"]),
     ("roles the framework can't start with", {"workers": None, "roles": {"worker": {"count": 1}, "chief": {"count": 2}}},
      ["roles.chief.count", "2"]),
     ("unknown flavor", {"flavor": "gpu.smal"}, ["flavor", "gpu.smal", "did you mean 'gpu.small'", "cpu.small"]),
     ("unknown flavor of a role", {"workers": None, "roles": {"worker": {"count": 1, "flavor": "no"}}},
      ["roles.worker.flavor", "gpu.large"]),
-    ("no flavor", {"flavor": None}, ["flavor", "required", "gpu.small"]),
+    ("no flavor", {"flavor": None}, ["flavor is required", "known flavors are", "gpu.small"]),
     ("no flavor for one role",
      {"flavor": None, "workers": None, "roles": {"worker": {"count": 1, "flavor": "1"}, "evaluator": {"count": 1}}},
      ["flavor", "evaluator"]),
-    ("flavor too small for the image", {"image": "huge", "framework": None}, ["flavor", "gpu.small", "'huge'", "no flavor is large"]),
+    ("flavor too small for the image", {"image": "huge", "framework": None},
+     ["flavor", "gpu.small", "4 GiB of RAM", "'huge' needs 1024 GiB of RAM", "no flavor is large"]),
     ("unknown image", {"image": "nope"}, ["image", "nope", "tensorflow"]),
     ("unknown framework", {"framework": {"name": "caffe"}}, ["framework.name", "caffe", "tensorflow"]),
     ("unknown framework version", {"framework": {"name": "tensorflow", "version": "1.0"}}, ["framework.version", "1.0", "2.21.0"]),
-    ("neither image nor framework", {"framework": None}, ["framework", "image"]),
-    ("image of another framework", {"image": "mxnet"}, ["image", "mxnet", "tensorflow", "leave one"]),
+    ("neither image nor framework", {"framework": None}, ["framework", "image", "known frameworks are"]),
+    ("image of another framework", {"image": "mxnet"}, ["image", "mxnet", "tensorflow", "remove the image or the framework"]),
     ("image of another version", {"image": "tensorflow", "framework": {"name": "tensorflow", "version": "2.0"}},
      ["framework.version", "2.21.0", "2.0"]),
     ("framework as text", {"framework": "tensorflow"}, ["framework", "an object", "a string"]),
     ("unknown network", {"network": "nope"}, ["network", "nope", "local-net"]),
     ("empty command", {"command": ""}, ["command", "must not be empty"]),
-    ("blank command", {"command": "  \n"}, ["command", "not empty"]),
+    ("blank command", {"command": "  \n"}, ["command", "a shell command line"]),
     ("empty list as command", {"command": []}, ["command", "must not be empty"]),
     ("number in command", {"command": ["a", 1]}, ["command.1", "a string"]),
     ("NUL in command", {"command": ["a\0"]}, ["command.0", "NUL"]),
@@ -82,10 +85,10 @@ JOBS: list[tuple[str, dict[str, Any], list[str]]] = [
     ("variable too long", {"env": {"A": "x" * 32769}}, ["env.A", "32769", "32768"]),
     ("variable twice", {"env": {"A": "1"}, "secrets": {"A": "2"}}, ["secrets.A", "env"]),
     ("secret is a number", {"secrets": {"A": 987654}}, ["secrets.A", "a string"]),
-    ("unknown package", {"source": {"package": "33333333-0000-4000-8000-000000000000"}}, ["source.package", "/v1/packages"]),
+    ("unknown package", {"source": {"package": "33333333-0000-4000-8000-000000000000"}}, ["source.package", "upload the code"]),
     ("source unknown key", {"source": {"git": "https://example.org"}}, ["source.git", "package"]),
     ("run time 0", {"max_run_time": 0}, ["max_run_time", "0"]),
-    ("run time too long", {"max_run_time": 10**12}, ["max_run_time", "largest allowed"]),
+    ("run time too long", {"max_run_time": 10**12}, ["max_run_time must be at most"]),
     ("wait time negative", {"max_wait_time": -5}, ["max_wait_time", "-5"]),
     ("restarts too many", {"max_restarts": 101}, ["max_restarts", "101", "100"]),
     ("exit code 0", {"recover_on_exit_codes": [0]}, ["recover_on_exit_codes.0", "0"]),
@@ -152,6 +155,19 @@ def test_a_body_without_a_length_is_cut_at_the_limit(shared_api: Api) -> None:
 def test_all_faults_are_listed(shared_api: Api) -> None:
     error = refused(shared_api.post("/v1/jobs", json={"job": job(wrokers=1, priority=-1, name="")}), 400, ["wrokers", "'workers'"])
     assert [fault["field"] for fault in error["errors"]] == ["job.wrokers", "job.name", "job.priority"]
+
+
+def test_each_missing_key_is_told_of_but_none_that_is_misspelt(shared_api: Api) -> None:
+    error = refused(shared_api.post("/v1/jobs", json={"job": {"flavr": "x"}}), 400, ["flavr"])
+    assert [fault["message"] for fault in error["errors"]][1:] == [
+        "job.name is required.", "job.command is required: a shell command line, or a list of a program and its arguments."]
+    error = refused(shared_api.post("/v1/jobs", json={"job": {"nmae": "a", "comand": "x"}}), 400, ["nmae"])
+    assert [fault["field"] for fault in error["errors"]] == ["job.nmae"]
+
+
+def test_the_other_key_of_a_clash_is_named(shared_api: Api) -> None:
+    error = refused(shared_api.post("/v1/jobs", json={"job": job(image="mxnet")}), 400, ["image"])
+    assert (error["field"], error["conflicts_with"]) == ("image", "framework")
 
 
 def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile.TarInfo:

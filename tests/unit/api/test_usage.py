@@ -136,7 +136,7 @@ def test_the_record_of_a_deleted_job_stays(priced: Api) -> None:
 
 @pytest.mark.parametrize(("query", "words"), [
     ("start=yesterday", "a day (UTC) like"), ("start=2026-02-30", "'2026-02-30' is not a day"), ("end=2026-1-1", "a day (UTC)"),
-    ("start=2026-02-01&end=2026-01-01", "after the end"), ("start=2020-01-01&end=2026-01-01", "366 days"), ("from=1", "unknown key 'from'"),
+    ("start=2026-02-01&end=2026-01-01", "after the end"), ("start=2020-01-01&end=2026-01-01", "366 days"), ("from=1", "from: unknown key"),
 ])
 def test_spans_that_are_none(shared_api: Api, query: str, words: str) -> None:
     answer = shared_api.get(f"/v1/usage?{query}")

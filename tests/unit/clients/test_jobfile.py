@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from cml_nova.clients.osc.base import UsageError
-from cml_nova.clients.osc.jobfile import Document, parse, read, seconds, variables
+from cml_nova.clients.osc.jobfile import Document, at_least, moment_ago, parse, read, seconds, variables
 
 TEXT = """\
 name: digits
@@ -69,19 +70,19 @@ def test_what_is_laid_over_goes_before_the_file() -> None:
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("", "job.yaml: a job file is a table of keys such as 'name: digits', not nothing."),
-    ("- a\n", "job.yaml: a job file is a table of keys such as 'name: digits', not a list."),
-    ("just words\n", "job.yaml: a job file is a table of keys such as 'name: digits', not a text."),
-    ("name: a\n  flavor: b\n", "job.yaml, line 2, column 9: it is no YAML: mapping values are not allowed here."),
-    ("name: 'a\n", "job.yaml, line 2, column 1: it is no YAML: found unexpected end of stream."),
+    ("", "job.yaml: it holds nothing; a job file must hold keys and values such as 'name: digits'."),
+    ("- a\n", "job.yaml: it holds a list; a job file must hold keys and values such as 'name: digits'."),
+    ("just words\n", "job.yaml: it holds a text; a job file must hold keys and values such as 'name: digits'."),
+    ("name: a\n  flavor: b\n", "job.yaml, line 2, column 9: not valid YAML: mapping values are not allowed here."),
+    ("name: 'a\n", "job.yaml, line 2, column 1: not valid YAML: found unexpected end of stream."),
     ("name: a\ncommand: x\nname: b\n", "job.yaml, line 3: the key 'name' is given twice, first in line 1."),
     ("env: {A: 1, A: 2}\n", "job.yaml, line 1: the key 'A' is given twice, first in line 1."),
     ("? [a, b]\n: c\n", "job.yaml, line 1: a key must be a word."),
     ("hang_timeout: .inf\n", "job.yaml, line 1: .inf is not a number that can be sent."),
     ("roles: &a\n  worker: *a\n", "job.yaml: it is nested too deeply, or refers to itself."),
-    ("name: a\n---\nname: b\n", "job.yaml, line 2, column 1: it is no YAML: but found another document."),
-    ("name: \x00\n", "job.yaml: it is no YAML: special characters are not allowed (character 0x0)."),
-    ("name: *nobody\n", "job.yaml, line 1, column 7: it is no YAML: found undefined alias 'nobody'."),
+    ("name: a\n---\nname: b\n", "job.yaml, line 2, column 1: not valid YAML: but found another document."),
+    ("name: \x00\n", "job.yaml: not valid YAML: special characters are not allowed (character 0x0)."),
+    ("name: *nobody\n", "job.yaml, line 1, column 7: not valid YAML: found undefined alias 'nobody'."),
 ])
 def test_bad_files(text: str, message: str) -> None:
     with pytest.raises(UsageError) as refused:
@@ -93,7 +94,7 @@ def test_bad_files(text: str, message: str) -> None:
     ("nonsense", "--set nonsense: it must look like key=value or key.key=value."),
     ("a..b=1", "--set a..b=1: it must look like key=value or key.key=value."),
     ("name.first=x", "--set name.first: name is a value (job.yaml, line 1), not a table."),
-    ("workers=[1", "--set workers, line 1, column 3: it is no YAML: expected ',' or ']', but got '<stream end>'."),
+    ("workers=[1", "--set workers, line 1, column 3: not valid YAML: expected ',' or ']', but got '<stream end>'."),
 ])
 def test_bad_assignments(text: str, message: str) -> None:
     with pytest.raises(UsageError) as refused:
@@ -131,5 +132,21 @@ def test_durations(text: str, value: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "soon", "2 weeks", "-1", "1h30m"])
 def test_what_is_no_duration(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="is not a time"):
+    with pytest.raises(argparse.ArgumentTypeError, match="is not a duration"):
         seconds(text)
+
+
+def test_times_that_are_said_as_how_long_ago() -> None:
+    assert moment_ago("2026-01-31T12:00:00Z") == "2026-01-31T12:00:00Z"
+    ago = datetime.now(UTC) - datetime.fromisoformat(moment_ago("1d"))
+    assert timedelta(hours=23) < ago < timedelta(hours=25)
+    for text in ("yesterday", "9999999d"):
+        with pytest.raises(argparse.ArgumentTypeError, match=text):
+            moment_ago(text)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "few", "1.5", ""])
+def test_numbers_that_are_too_small(text: str) -> None:
+    assert at_least(1)("1") == 1
+    with pytest.raises(argparse.ArgumentTypeError, match="is not a whole number of 1 or more"):
+        at_least(1)(text)
