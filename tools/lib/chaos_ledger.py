@@ -80,7 +80,10 @@ class Ledger:
 
     def _stay(self, connection: socket.socket) -> None:
         with connection, connection.makefile() as lines:
-            run, attempt, task, *more = lines.readline().split()
+            words = lines.readline().split()
+            if not words:
+                return  # killed before it had said who it is
+            run, attempt, task, *more = words
             pid, place = more or ("0", "")
             entry = Entry(run, int(attempt), task, time.monotonic(), int(pid), place, connection=connection)
             with self._lock:
