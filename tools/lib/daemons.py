@@ -73,7 +73,6 @@ class Daemons:
         :raises DaemonError: a port is taken, or a daemon did not come up.
         """
         _check_free(port, "--port")
-        _check_free(port + 1, "--port, which tunnels have the next one of")
         _check_free(cloud_port, "--cloud-port")
         url, cloud_url = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{cloud_port}"
         try:
@@ -136,6 +135,7 @@ class Daemons:
 
     def _configure(self, port: int) -> None:
         """Write the service's configuration; its account is one that the cloud has made."""
+        tunnel_port = _free_port()
         auth = {"auth_type": "password", **yaml.safe_load(self.clouds_file.read_text())["clouds"]["local-service"]["auth"]}
         groups = {
             "DEFAULT": {"transport_url": "fake:/"},
@@ -145,7 +145,7 @@ class Daemons:
             "storage": {"path": self._directory / "storage"},
             "secrets": {"key_file": self._directory / "fernet.keys"},
             "api": {"standalone_host": "127.0.0.1", "standalone_port": port},
-            "tunnel": {"public_url": f"ws://127.0.0.1:{port + 1}", "port": port + 1},
+            "tunnel": {"public_url": f"ws://127.0.0.1:{tunnel_port}", "port": tunnel_port},
         }
         lines = [line for group, values in groups.items()
                  for line in (f"[{group}]", *(f"{name} = {str(value).replace('$', '$$')}" for name, value in values.items()), "")]
@@ -177,6 +177,13 @@ def _check_free(port: int, option: str) -> None:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             raise DaemonError(f"Port {port} of 127.0.0.1 can't be used ({error.strerror}); choose another with {option}.") from None
+
+
+def _free_port() -> int:
+    """Give a port for what nobody has to type: the API tells clients of it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _born(pid: int) -> str:
