@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from tests.clients.conftest import REPOSITORY
 from tests.harness.client import Client
 from tests.harness.command import Openstack
 from tests.harness.training import Gate, document
@@ -85,6 +86,18 @@ def test_u24_what_can_not_be_reached(openstack: Openstack, done: str, serving: s
     ended = openstack.run("ml", "job", "ssh", done)
     assert (ended.code, "has ended (SUCCEEDED), and its machines go with it" in ended.err) == (1, True)
     assert "its tasks are worker:0, worker:1" in openstack.run("ml", "job", "ssh", serving, "--task", "worker:7").err
+
+
+def test_u24_u25_as_the_user_guide_has_it(openstack: Openstack, serving: str) -> None:
+    block = re.findall(r"```sh\n(.*?)```", (REPOSITORY / "doc" / "user.md").read_text(), re.DOTALL)[2]
+    login, run, forward = (shlex.split(line.replace("digits", serving), comments=True)[1:] for line in block.splitlines())
+    assert openstack(*login, stdin="echo logged in; exit\n").out.splitlines()[-1] == "logged in"
+    assert "train.py" in openstack(*run).out
+    with openstack.start(*forward, "--local-port", "0") as running:
+        [url] = re.findall(r"http://\S+", running.error_line())
+        assert requests.get(url, timeout=30).text == "node 0"
+        running.interrupt()
+        assert running.end().code == 130
 
 
 def test_u25_a_port_that_is_taken(openstack: Openstack, serving: str) -> None:
