@@ -32,7 +32,7 @@ def create(job_id: str, body: dict[str, Any]) -> Any:
     if not url:
         raise exception.NotConfigured("This deployment has no tunnels to nodes; an operator sets [tunnel] public_url and port for that.")
     if ("port" in wanted) == ("public_key" in wanted):
-        raise exception.BadRequest("port: give either that, or public_key for the node's SSH server.", field="port")
+        raise exception.BadRequest("tunnel.port: give either that, or public_key for the node's SSH server.", field="tunnel.port")
     rank, task = _place(job, wanted)
     key = parse_public_key("tunnel.public_key", wanted["public_key"]) if "public_key" in wanted else None
     with services().db.read() as session:
@@ -57,13 +57,13 @@ def _place(job: Job, wanted: dict[str, Any]) -> tuple[int, str | None]:
     """
     layout = get_framework(job.framework).layout({role: entry["count"] for role, entry in job.spec["roles"].items()})
     if "node" in wanted and "task" in wanted:
-        raise exception.BadRequest("node: it is in place of task; give one of them.", field="node")
+        raise exception.BadRequest("tunnel.node: it is in place of task; give one of them.", field="tunnel.node")
     if "node" in wanted:
         if wanted["node"] >= len(layout.nodes):
-            raise exception.NotFound(f"node: the job has no node {wanted['node']}; its nodes are 0 to {len(layout.nodes) - 1}.")
+            raise exception.NotFound(f"tunnel.node: the job has no node {wanted['node']}; its nodes are 0 to {len(layout.nodes) - 1}.")
         return wanted["node"], None
     ranks = {task.name: task.node for task in layout.tasks}
     task = wanted.get("task", layout.tasks[0].name)
     if task not in ranks:
-        raise exception.NotFound(f"task: the job has no task {task!r}; its tasks are {', '.join(list(ranks)[:20])}.")
+        raise exception.NotFound(f"tunnel.task: the job has no task {task!r}; its tasks are {', '.join(list(ranks)[:20])}.")
     return ranks[task], task

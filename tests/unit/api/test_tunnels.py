@@ -57,8 +57,8 @@ def test_a_key_is_taken_without_what_else_is_in_its_line(api: Api, running: str)
 
 @pytest.mark.parametrize(("wanted", "code", "words"), [
     ({}, 400, "port: give either that, or public_key"),
-    ({"port": 1, "public_key": generate_keypair()[1]}, 400, "port: give either that"),
-    ({"port": 1, "node": 0, "task": "worker:0"}, 400, "node: it is in place of task"),
+    ({"port": 1, "public_key": generate_keypair()[1]}, 400, "tunnel.port: give either that"),
+    ({"port": 1, "node": 0, "task": "worker:0"}, 400, "tunnel.node: it is in place of task"),
     ({"port": 0}, 400, "tunnel.port must be at least 1"),
     ({"port": 65536}, 400, "65535"),
     ({"prot": 1}, 400, "did you mean 'port'?"),
@@ -66,8 +66,8 @@ def test_a_key_is_taken_without_what_else_is_in_its_line(api: Api, running: str)
     ({"public_key": "ssh-ed25519 AAAA"}, 400, "tunnel.public_key: it is not a valid SSH public key"),
     ({"public_key": 'command="x" ' + generate_keypair()[1]}, 400, "tunnel.public_key"),
     ({"public_key": generate_keypair()[1] + "\nssh-rsa x"}, 400, "tunnel.public_key"),
-    ({"task": "worker:2", "port": 1}, 404, "its tasks are"),
-    ({"node": 3, "port": 1}, 404, "its nodes are 0 to 2"),
+    ({"task": "worker:2", "port": 1}, 404, "tunnel.task: the job has no task 'worker:2'; its tasks are"),
+    ({"node": 3, "port": 1}, 404, "tunnel.node: the job has no node 3; its nodes are 0 to 2"),
 ])
 def test_what_is_wrong_is_said(api: Api, running: str, wanted: dict[str, Any], code: int, words: str) -> None:
     status, message = refused(api, running, **wanted)
