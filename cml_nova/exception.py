@@ -54,6 +54,10 @@ class QuotaExceeded(CMLError):
     code, title, slug = 403, "Forbidden", "quota_exceeded"
 
 
+class ConfigurationError(CMLError):
+    """What is configured does not let a program start; says which option it is, what is wrong, and the way out."""
+
+
 class NotConfigured(CMLError):
     """This deployment does without something that the service could do."""
 

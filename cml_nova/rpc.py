@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ssl
 import threading
-from typing import Any
+from typing import Any, Protocol
 
 import amqp
 import kombu
@@ -19,11 +19,19 @@ from oslo_log import log as logging
 from oslo_messaging.rpc import dispatcher
 
 from cml_nova import context as cml_context
+from cml_nova import exception
 
 LOG = logging.getLogger(__name__)
 
 CONDUCTOR_TOPIC = "cml-conductor"
 WORKER_TOPIC = "cml-worker"
+
+#: what servers understand. A method, or an argument that may be left out, makes the minor number go up; whatever else changes would make
+#: it the major one, and jobs would not outlast an upgrade of the daemons one after the other.
+#: tests/unit/test_rpc.py has what each version consists of.
+VERSIONS = {CONDUCTOR_TOPIC: "1.0", WORKER_TOPIC: "1.0"}
+#: what clients ask for unless a call, which uses what is newer, asks for more: daemons of this release and of later ones know it
+_ASKED_FOR = "1.0"
 
 #: what a call or cast may raise when the bus is away or nobody answers; the driver lets errors of its libraries through
 BUS_ERRORS = (messaging.MessagingException, kombu.exceptions.KombuError, amqp.AMQPError, OSError)
@@ -54,15 +62,20 @@ def get_transport(conf: cfg.ConfigOpts) -> messaging.Transport:
     """Make the RPC transport that ``transport_url`` names.
 
     ``conf`` must be the global ``cfg.CONF`` in production: oslo.messaging registers some options nowhere else.
+
+    :raises ConfigurationError: it names none.
     """
-    return messaging.get_rpc_transport(conf, allowed_remote_exmods=ALLOWED_REMOTE_MODULES)
+    try:
+        return messaging.get_rpc_transport(conf, allowed_remote_exmods=ALLOWED_REMOTE_MODULES)
+    except (messaging.InvalidTransportURL, messaging.DriverLoadFailure) as error:
+        raise exception.ConfigurationError(f"transport_url: {error}; it looks like rabbit://USER:PASSWORD@HOST:5672/") from error
 
 
 def get_client(transport: messaging.Transport, topic: str, timeout: float) -> messaging.RPCClient:
     """Make a client for a topic; build it once a process and ``prepare()`` it for each call."""
     return messaging.get_rpc_client(
         transport,
-        messaging.Target(topic=topic, version="1.0"),
+        messaging.Target(topic=topic, version=_ASKED_FOR),
         timeout=timeout,
         # One retry gets over a connection that broke while idle; the default is to try for ever, and the caller would hang.
         retry=1,
@@ -70,7 +83,13 @@ def get_client(transport: messaging.Transport, topic: str, timeout: float) -> me
     )
 
 
-def get_server(transport: messaging.Transport, topic: str, server: str, endpoint: object) -> messaging.RPCServer:
+class Endpoint(Protocol):
+    """What has public methods that clients may call; ``target`` has the version of the bus that these make up."""
+
+    target: messaging.Target
+
+
+def get_server(transport: messaging.Transport, topic: str, server: str, endpoint: Endpoint) -> messaging.RPCServer:
     """Make a server that dispatches to the public methods of ``endpoint``."""
     made = messaging.get_rpc_server(
         transport,
@@ -82,6 +101,11 @@ def get_server(transport: messaging.Transport, topic: str, server: str, endpoint
     # All threads share one interpreter: with the library's 64 a burst takes twice the processor time for the same work.
     transport.conf.set_default("executor_thread_pool_size", 16)
     return made
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Tell whether a server does not know what it was asked, being of an older release than we are."""
+    return isinstance(error, messaging.RemoteError) and error.exc_type == messaging.UnsupportedVersion.__name__
 
 
 def stop_server(server: messaging.RPCServer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -14,8 +15,12 @@ from cml_nova.api.services import services
 
 
 def iso(at: float) -> str:
-    """Give a time (seconds since 1970 UTC) as ISO 8601 with milliseconds."""
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")[:23] + "Z"
+    """Give a time (seconds since 1970 UTC) as ISO 8601 with milliseconds.
+
+    It is never later than the time: what has changed since it includes what changed at the time.
+    """
+    whole = math.floor(at * 1000) / 1000
+    return datetime.fromtimestamp(whole, UTC).isoformat(timespec="milliseconds")[:23] + "Z"
 
 
 def maybe_iso(at: float | None) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import sys
 from pathlib import Path
@@ -55,6 +56,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(args: argparse.Namespace) -> None:
+    # A list of 2 000 servers makes a few hundred thousand objects. At the usual thresholds it brings on collections of all there are, in
+    # which no guest answers for up to a second.
+    gc.set_threshold(200_000, 5, 2)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     cidr = check_network(args.network)
     listener = listen(args.host, args.port)

@@ -14,7 +14,7 @@ from oslo_db import exception as db_exception
 from sqlalchemy import exc as sa_exception
 
 from cml_nova import conf as cml_conf
-from cml_nova import exception, secrets
+from cml_nova import exception, secrets, startup
 from cml_nova.api import openapi
 from cml_nova.api.v1 import RESOURCES
 from cml_nova.cmd import manage_orphans
@@ -106,7 +106,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command; give the exit status."""
     conf = cfg.CONF
     conf.register_cli_opt(cfg.SubCommandOpt("command", handler=_add_commands, title="commands"))
-    cml_conf.setup(conf, sys.argv[1:] if argv is None else argv, prog="cml-nova-manage", log_to_stderr=True)
+    with startup.explained("cml-nova-manage"):
+        cml_conf.setup(conf, sys.argv[1:] if argv is None else argv, prog="cml-nova-manage", log_to_stderr=True)
     arguments = {name: getattr(conf.command, name) for name in conf.command.argument_names}
     try:
         return COMMANDS[conf.command.words](conf, **arguments)
@@ -115,8 +116,6 @@ def main(argv: list[str] | None = None) -> int:
     except (db_exception.DBError, sa_exception.SQLAlchemyError) as error:
         # The first line says it; the rest is SQLAlchemy's advice to programmers.
         print(f"cml-nova-manage: [database] connection: {str(error).splitlines()[0]}", file=sys.stderr)
-    except OSError as error:
-        print(f"cml-nova-manage: {error}", file=sys.stderr)
     return 1
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import oslo_messaging as messaging
 from oslo_config import cfg
@@ -12,10 +14,9 @@ from oslo_db import exception as db_exception
 from oslo_upgradecheck import upgradecheck
 from sqlalchemy import exc as sa_exception
 from sqlalchemy import select
-from stevedore import exception as stevedore_exception
 
 from cml_nova import conf as cml_conf
-from cml_nova import exception, policy, rpc
+from cml_nova import exception, policy, rpc, startup
 from cml_nova.cmd.status_cloud import CloudChecks
 from cml_nova.conf import cloud
 from cml_nova.db import migration
@@ -61,10 +62,10 @@ class Checks(upgradecheck.UpgradeCommands):
     def message_bus(self) -> upgradecheck.Result:
         """The bus is one that other processes reach, and it lets us in."""
         try:
-            url = messaging.TransportURL.parse(self._conf)
             rpc.get_transport(self._conf)  # registers the driver's options
-        except (messaging.InvalidTransportURL, messaging.DriverLoadFailure) as error:
-            return upgradecheck.Result(_FAILURE, f"transport_url: {error}")
+        except exception.ConfigurationError as error:
+            return upgradecheck.Result(_FAILURE, error.message)
+        url = messaging.TransportURL.parse(self._conf)
         if url.transport == "fake":
             return upgradecheck.Result(_WARNING, "transport_url is fake:/, which works within cml-nova-standalone only")
         if url.transport not in ("rabbit", "kombu"):
@@ -96,14 +97,16 @@ class Checks(upgradecheck.UpgradeCommands):
                 return upgradecheck.Result(_FAILURE, f"the schema is at {current}, this release has {latest}: run cml-nova-manage db sync")
             with db.read() as session:
                 sealed = session.scalars(select(Job.sealed).order_by(Job.created_at.desc()).limit(_SEALED)).all()
-        except (exception.DatabaseUnavailable, db_exception.DBError, sa_exception.SQLAlchemyError, cfg.Error, ValueError) as error:
+        except exception.ConfigurationError as error:
+            return upgradecheck.Result(_FAILURE, error.message)
+        except (exception.DatabaseUnavailable, db_exception.DBError, sa_exception.SQLAlchemyError) as error:
             return upgradecheck.Result(_FAILURE, f"[database] connection: {type(error).__name__}: {error}")
         return self._opened(sealed)
 
     def _opened(self, sealed: Sequence[str]) -> upgradecheck.Result:
         try:
             vault = Vault.from_conf(self._conf)
-        except (ValueError, OSError):
+        except exception.ConfigurationError:
             return upgradecheck.Result(_SUCCESS)  # the next check tells
         closed = 0
         for text in sealed:
@@ -136,8 +139,8 @@ class Checks(upgradecheck.UpgradeCommands):
         try:
             vault = Vault.from_conf(self._conf)
             vault.open(vault.seal({}))
-        except (ValueError, OSError) as error:
-            return upgradecheck.Result(_FAILURE, str(error))
+        except exception.ConfigurationError as error:
+            return upgradecheck.Result(_FAILURE, error.message)
         if path.stat().st_mode & 0o007:
             return upgradecheck.Result(_FAILURE, f"{path} may be read or written by everybody: chmod o= it")
         return upgradecheck.Result(_SUCCESS)
@@ -150,10 +153,25 @@ class Checks(upgradecheck.UpgradeCommands):
             storage.put(key, [b"probe"])
             read = storage.read(key, 0, 16)
             storage.delete(key)
-        except (OSError, ValueError, stevedore_exception.NoMatches) as error:
+        except exception.ConfigurationError as error:
+            return upgradecheck.Result(_FAILURE, error.message)
+        except (OSError, ValueError) as error:
             return upgradecheck.Result(_FAILURE, f"[storage]: {error}; everything below path must belong to the service's user")
         if read != b"probe":
             return upgradecheck.Result(_FAILURE, "[storage] gives back what it was not given")
+        return upgradecheck.Result(_SUCCESS)
+
+    def tunnels(self) -> upgradecheck.Result:
+        """Clients can use the URL of the tunnels, and nobody on the way reads what goes through them."""
+        url = self._conf.tunnel.public_url
+        if not url:
+            return upgradecheck.Result(_SUCCESS, "the API gives none: [tunnel] has no public_url")
+        parts = urlsplit(url)
+        if parts.scheme not in ("ws", "wss") or not parts.hostname:
+            return upgradecheck.Result(_FAILURE, f"[tunnel] public_url: {url!r} is no URL of websockets, such as wss://cloud.example/ml-tunnel")
+        if parts.scheme == "ws" and not _is_loopback(parts.hostname):
+            return upgradecheck.Result(_WARNING, f"[tunnel] public_url: {url} is not encrypted: put a proxy that speaks TLS before the "
+                                                 f"workers, and let it say wss://")
         return upgradecheck.Result(_SUCCESS)
 
     _upgrade_checks = (
@@ -163,6 +181,7 @@ class Checks(upgradecheck.UpgradeCommands):
         ("Policy file", policy_file),
         ("Key file", key_file),
         ("Storage", storage),
+        ("Tunnels", tunnels),
         ("Cloud: account", lambda self: self.cloud.account()),
         ("Cloud: check of tokens", lambda self: self.cloud.tokens()),
         ("Cloud: endpoints", lambda self: self.cloud.endpoints()),
@@ -173,11 +192,19 @@ class Checks(upgradecheck.UpgradeCommands):
     )
 
 
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def main() -> int:
     """Run the checks; give 0 if all is well, 1 for warnings, 2 for failures."""
     conf = cfg.CONF
     cml_conf.register_opts(conf)
-    return int(upgradecheck.main(conf, project="cml_nova", upgrade_command=Checks(conf)))
+    with startup.explained("cml-nova-status"):
+        return int(upgradecheck.main(conf, project="cml_nova", upgrade_command=Checks(conf)))
 
 
 if __name__ == "__main__":

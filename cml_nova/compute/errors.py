@@ -37,6 +37,13 @@ def of_fault(fault: str | None) -> exception.CloudError:
     return exception.CloudError(text)
 
 
+def again(error: exception.CMLError) -> exception.CMLError:
+    """Copy an error that several threads are to raise: each raises its own."""
+    copy = type(error)(error.message, **error.detail)
+    copy.__cause__ = error
+    return copy
+
+
 def raise_for(response: requests.Response, what: str) -> None:
     """Raise the error that an answer means; return on success.
 

@@ -16,6 +16,7 @@ from cml_nova import exception
 from cml_nova.compute import catalog, rest
 from cml_nova.compute.floating import FloatingAddresses
 from cml_nova.compute.groups import SecurityGroups
+from cml_nova.compute.shared import Shared
 
 OWNER_TAG = "cml-nova"
 _DEPLOYMENT, _JOB, _GENERATION, _POOL = "cml:deployment:", "cml:job:", "cml:gen:", "cml:pool:"
@@ -61,6 +62,25 @@ class Resource:
     created_at: float | None
 
 
+@dataclass(frozen=True)
+class Census:
+    """All servers of the project, as one list without a filter has shown them.
+
+    Nova leaves servers of a cell that it can't reach out of every list with a filter, so a list by tag that is empty does not yet prove
+    that all are gone. The list without a filter has them, but does not tell whose they are.
+
+    :ivar ids: of all of them, whosever they are.
+    :ivar hidden: of those in a part of the cloud that does not answer.
+    :ivar jobs: ids of the deployment's jobs that have some of the others.
+    :ivar whole: whether it came in one page. Nova leaves hidden servers out of later ones, and may out of a first one that is full.
+    """
+
+    ids: frozenset[str]
+    hidden: frozenset[str]
+    jobs: frozenset[str]
+    whole: bool
+
+
 class Fleet:
     """The servers, groups, ports and floating addresses of one deployment. Safe to share among threads.
 
@@ -75,6 +95,7 @@ class Fleet:
         self._networks: dict[str | None, str] = {}
         self._groups = SecurityGroups(connection, options.deployment, options.ssh_source_cidr)
         self._deleters = futures.ThreadPoolExecutor(options.delete_parallel, "cloud-delete")
+        self._census = Shared(self._take_census)
         self.floating = FloatingAddresses(connection, options.deployment, options.floating_network, self._deleters)
 
     # Servers
@@ -123,19 +144,32 @@ class Fleet:
         """
         self._delete_each(server_ids, lambda id_: rest.delete(self._connection, "compute", f"/servers/{id_}", f"delete the server {id_}"))
 
-    def project_servers(self) -> dict[str, bool]:
-        """List the ids of all servers of the project, and whether Nova hides what they are: one request (per page).
+    def census(self) -> Census:
+        """List all servers of the project: one request (per page) that begins after this call, for all threads that wait for one."""
+        return self._census()
 
-        Nova leaves servers of a cell that it can't reach out of every list with a filter, so a list by tag that is empty
-        doesn't yet prove that all are gone. The list without a filter has them, but does not tell whose they are.
+    def _take_census(self) -> Census:
+        what = "list the servers of the project"
+        # Many may wait for it, so it does not queue up with what each asks for.
+        found = list(rest.each_page(self._connection, "compute", "/servers/detail", "servers", what, first=True))
+        bodies = [body for page in found for body in page]
+        tags = [body["tags"] for body in bodies if _DEPLOYMENT + self._deployment in (body.get("tags") or ())]
+        return Census(
+            ids=frozenset(str(body["id"]) for body in bodies),
+            hidden=frozenset(str(body["id"]) for body in bodies if body.get("status") == "UNKNOWN"),
+            jobs=frozenset(_tag(of_one, _JOB) or "" for of_one in tags), whole=len(found) == 1)
+
+    def remaining(self, server_ids: Iterable[str], census: Census | None = None) -> set[str]:
+        """Tell which of these servers Nova still knows, be they hidden: none without a request if none are asked for. In a project of more
+        servers than a page has, those that no page shows are asked for one by one.
+
+        :param census: one that is new enough; without it there is a new one.
         """
-        bodies = rest.pages(self._connection, "compute", "/servers", "servers", "list the servers of the project")
-        return {str(body["id"]): body.get("status") == "UNKNOWN" for body in bodies}
-
-    def remaining(self, server_ids: Iterable[str]) -> set[str]:
-        """Tell which of these servers Nova still knows: one request (per page); none if none are asked for."""
-        known = set(server_ids)
-        return known & set(self.project_servers()) if known else known
+        asked = set(server_ids)
+        if not asked:
+            return asked
+        census = census or self.census()
+        return {id_ for id_ in asked if id_ in census.ids or (not census.whole and self._show(id_) is not None)}
 
     def fault(self, server_id: str) -> str | None:
         """Ask why a server is in ERROR: one request. Lists need not tell: those of a Nova whose API has the database of another cell
@@ -143,11 +177,25 @@ class Fleet:
 
         :returns: None if Nova gives no reason, or does not know the server any more.
         """
+        body = self._show(server_id)
+        return parse_server(body).fault if body else None
+
+    def console(self, server_id: str, lines: int) -> str:
+        """Give the last lines of what a server has printed on its console: one request.
+
+        :raises NotFound: Nova does not know the server, or it has no host yet.
+        :raises CloudError: Nova has no console to show of it, as while it is built, or gave no answer.
+        """
+        body = rest.post(self._connection, "compute", f"/servers/{server_id}/action", f"read the console of the server {server_id}",
+                         {"os-getConsoleOutput": {"length": lines}})
+        return str(body.get("output") or "")
+
+    def _show(self, server_id: str) -> dict[str, Any] | None:
         try:
-            body = rest.get(self._connection, "compute", f"/servers/{server_id}", f"ask about the server {server_id}")
+            body: dict[str, Any] = rest.get(self._connection, "compute", f"/servers/{server_id}", f"ask about the server {server_id}")
         except exception.NotFound:
             return None
-        return parse_server(body["server"]).fault
+        return dict(body["server"])
 
     def _list_servers(self, what: str, job_id: str | None) -> list[Server]:
         tags = [_DEPLOYMENT + self._deployment, *([_JOB + job_id] if job_id else [])]

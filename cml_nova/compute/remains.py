@@ -18,7 +18,8 @@ def clear(fleet: Fleet, job_id: str, *, known: Collection[str] = (), asked: bool
     """Delete what there is of a job; tell whether nothing was left at the end. A failure in one part never skips the others.
 
     Lists by tag do not tell of servers in a part of the cloud that does not answer. While there are any such, whosever they are, nobody
-    can say that nothing is left of a job which has asked for some.
+    can say that nothing is left of a job which has asked for some. So what counts in the end is one list of all servers of the project,
+    which all jobs that end at a time share.
 
     :param known: ids of servers that the job is known to have had; those that lists by tag do not tell of are deleted as well.
     :param asked: whether the job has ever asked for servers.
@@ -44,15 +45,13 @@ def _servers(fleet: Fleet, job_id: str, known: set[str], asked: bool, wait: Call
     fleet.delete(sorted({s.id for s in listed if not s.deleting} | unlisted))
     if listed or unlisted:
         wait()
-    if fleet.servers(job_id):
-        return False
-    if not asked:
+    if not asked and not listed:
         return True
-    standing = fleet.project_servers()
-    hidden = [id_ for id_, hides in standing.items() if hides]
-    if hidden:
-        LOG.warning("Job %s: a part of the cloud does not answer; %d servers there may be the job's", job_id, len(hidden))
-    return not hidden and not known & set(standing)
+    census = fleet.census()
+    if asked and census.hidden:
+        LOG.warning("Job %s: a part of the cloud does not answer; %d servers there may be the job's", job_id, len(census.hidden))
+        return False
+    return job_id not in census.jobs and not fleet.remaining(known, census)
 
 
 def _ports(fleet: Fleet, job_id: str) -> bool:

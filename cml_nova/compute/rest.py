@@ -120,7 +120,14 @@ def get(connection: Connection, service: str, path: str, what: str, params: Para
 
 def pages(connection: Connection, service: str, path: str, key: str, what: str,
           params: Params | None = None, *, first: bool = False) -> Iterator[dict[str, Any]]:
-    """Read a list, page by page, with no request after the last page.
+    """Read a list, page by page, with no request after the last page; see ``each_page``."""
+    for page in each_page(connection, service, path, key, what, params, first=first):
+        yield from page
+
+
+def each_page(connection: Connection, service: str, path: str, key: str, what: str,
+              params: Params | None = None, *, first: bool = False) -> Iterator[list[dict[str, Any]]]:
+    """Read a list and give each page of it, with no request after the last one.
 
     :param key: the list's name in the document; also of its links (``<key>_links``), Glance has ``next``.
     :raises CloudError: a page is not what it should be. Never gives a part of a list as if it were the whole.
@@ -128,15 +135,15 @@ def pages(connection: Connection, service: str, path: str, key: str, what: str,
     query = dict(params or {})
     while True:
         body = get(connection, service, path, what, query, first=first)
-        items = body.get(key)
-        if not isinstance(items, list):
+        page = body.get(key)
+        if not isinstance(page, list):
             raise exception.CloudError(f"Could not {what}: the cloud's answer has no list of {key}.")
-        yield from items
+        yield page
         links = body.get(f"{key}_links") or []
         more = "next" in body or any(link.get("rel") == "next" for link in links)
-        if not more or not items:
+        if not more or not page:
             return
-        query["marker"] = items[-1]["id"]
+        query["marker"] = page[-1]["id"]
 
 
 def post(connection: Connection, service: str, path: str, what: str, body: dict[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def service_connection(conf: cfg.ConfigOpts) -> sdk_connection.Connection:
 
     Nothing is sent until first use; then one token serves until it expires or is refused. Threads may share the connection.
 
-    :raises CloudRefused, keystoneauth1.exceptions.ClientException: the options don't make an account.
+    :raises ConfigurationError: the options don't make an account.
     """
     options = conf.cloud
     if options.cloud:
@@ -39,15 +39,19 @@ def service_connection(conf: cfg.ConfigOpts) -> sdk_connection.Connection:
             connection = openstack.connect(cloud=options.cloud, region_name=options.region_name, interface=options.interface, app_name=_APP,
                                            strict_proxies=True, api_timeout=options.request_timeout)
         except sdk_exceptions.ConfigException as error:
-            raise exception.CloudRefused(f"[cloud] cloud = {options.cloud}: {error}") from error
+            raise exception.ConfigurationError(f"[cloud] cloud = {options.cloud}: {error}") from error
         _prepare(connection.session.session)
         unpaced(connection.session)
         return connection
     cloud_conf.register_auth_opts(conf)
-    auth = ks_loading.load_auth_from_conf_options(conf, cloud_conf.GROUP)
+    try:
+        auth = ks_loading.load_auth_from_conf_options(conf, cloud_conf.GROUP)
+        session = ks_loading.load_session_from_conf_options(conf, cloud_conf.GROUP, auth=auth)
+    except (ks_exceptions.ClientException, ValueError) as error:
+        raise exception.ConfigurationError(f"[cloud] auth_type = {options.auth_type}: {error}") from error
     if auth is None:
-        raise exception.CloudRefused("The group [cloud] names no account: set cloud, or auth_type and what it needs.")
-    session = ks_loading.load_session_from_conf_options(conf, cloud_conf.GROUP, auth=auth)
+        raise exception.ConfigurationError("[cloud] names no account: set cloud, or auth_type and what it needs; tools/register-service "
+                                           "writes it")
     session.timeout = options.request_timeout
     _prepare(session.session)
     unpaced(session)

@@ -12,6 +12,7 @@ from oslo_config import cfg
 from oslo_log import log as logging
 
 from cml_nova import exception
+from cml_nova.compute import errors
 from cml_nova.compute.fleet import Fleet, Server
 from cml_nova.compute.rest import LONGEST_RETRY_AFTER
 
@@ -148,7 +149,7 @@ class ServerWatch:
                 self._looked.wait()
             poll = self._poll
         if poll.error:
-            raise _again(poll.error)
+            raise errors.again(poll.error)
         return poll.by_job.get(job_id, [])
 
     def latest(self, job_id: str, newer_than: float) -> list[Server] | None:
@@ -183,7 +184,7 @@ class ServerWatch:
                 if self._good.started > job.since:
                     return self._good.by_job.get(job_id, [])
                 if self._poll.error:
-                    raise _again(self._poll.error)
+                    raise errors.again(self._poll.error)
         raise exception.CloudError(f"The cloud did not answer in time about the servers of job {job_id}.")
 
     def _check_running(self) -> None:
@@ -261,10 +262,3 @@ class ServerWatch:
                 if self._stopped:
                     return
             self.look()
-
-
-def _again(error: exception.CMLError) -> exception.CMLError:
-    """Copy the poller's error: each waiting thread raises its own."""
-    copy = type(error)(error.message, **error.detail)
-    copy.__cause__ = error
-    return copy

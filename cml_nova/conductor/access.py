@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy.orm import Session
 
 from cml_nova.db import access
 from cml_nova.db.jobs import server_time
+from cml_nova.db.models import Job, Node
 
 
 def let_through(session: Session, ticket: dict[str, Any]) -> dict[str, Any]:
@@ -32,9 +34,13 @@ def let_through(session: Session, ticket: dict[str, Any]) -> dict[str, Any]:
             "image": job.spec["image"], "keys": job.keys, "sealed": job.sealed}
 
 
-def over(session: Session, job_id: str, rank: int, server_id: str) -> str | None:
-    """Say why a tunnel to a server that was a node is over; None if it is not."""
-    found = access.find(session, job_id, rank)
+def over(session: Session, nodes: Sequence[tuple[str, int, str]]) -> list[str | None]:
+    """Say of servers that were nodes (job, rank, server) why a tunnel to them is over; None where it is not."""
+    found = access.standing(session, {(job_id, rank) for job_id, rank, _ in nodes})
+    return [_over(found.get((job_id, rank)), job_id, rank, server_id) for job_id, rank, server_id in nodes]
+
+
+def _over(found: tuple[Job, Node] | None, job_id: str, rank: int, server_id: str) -> str | None:
     if found is None:
         return f"The job {job_id} was deleted."
     job, node = found

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import oslo_messaging as messaging
 from oslo_config import cfg
 from oslo_log import log as logging
 
 from cml_nova import context as cml_context
+from cml_nova import rpc
 from cml_nova.conductor import access, reports
 from cml_nova.conductor.dispatch import Dispatcher
 from cml_nova.db import leases
@@ -20,7 +22,12 @@ LOG = logging.getLogger(__name__)
 
 
 class ConductorManager:
-    """What api and workers may ask of a conductor."""
+    """What api and workers may ask of a conductor.
+
+    Documents may come to have more in them in later releases; whoever reads one leaves out what it does not know.
+    """
+
+    target = messaging.Target(version=rpc.VERSIONS[rpc.CONDUCTOR_TOPIC])
 
     def __init__(self, conf: cfg.ConfigOpts, db: Database, storage: Storage, dispatcher: Dispatcher) -> None:
         self._conf = conf
@@ -80,7 +87,7 @@ class ConductorManager:
     def tunnels_over(self, context: cml_context.RequestContext, nodes: list[tuple[str, int, str]]) -> list[str | None]:
         """Say of each node (job, rank, server) why a tunnel to it is over; None where it is not."""
         with self._db.read() as session:
-            return [access.over(session, *node) for node in nodes]
+            return access.over(session, nodes)
 
     def worker_goodbye(self, context: cml_context.RequestContext, worker_id: str) -> None:
         """Take all jobs from a worker that stops, and give them to others."""

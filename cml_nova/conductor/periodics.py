@@ -60,6 +60,7 @@ class Periodics:
     def _look(self) -> tuple[Sequence[str], Sequence[str]]:
         """End what is overdue; give the ids of these jobs, and of the workers that are silent."""
         with self._db.write() as session:
+            leases.change_nothing(session)  # or leases might run out for want of writes while all looks well
             overdue = [*leases.end_overdue_waits(session), *leases.end_overdue_runs(session)]
             for job_id in overdue:
                 events.add(session, job_id, "deadline", "A time limit of the job has passed.", {})

@@ -8,7 +8,8 @@ OPTS = [
                     "tunnels without it."),
     cfg.PortOpt("port", help="Port on which a worker takes tunnels. None without it."),
     cfg.HostAddressOpt("host", default="127.0.0.1",
-                       help="Address on which it does. What comes there is not encrypted: a proxy that speaks TLS goes before it."),
+                       help="Address on which a worker takes tunnels. What comes there is not encrypted: a proxy that speaks TLS goes "
+                            "before it."),
     cfg.IntOpt("max_sessions", default=100, min=1, help="Most tunnels that one worker has open; each takes five threads and five files."),
     cfg.FloatOpt("idle_timeout", default=3600, min=0,
                  help="Seconds after which a tunnel through which nothing went is closed. 0 for never."),

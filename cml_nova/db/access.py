@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy import select, tuple_
+from sqlalchemy.orm import Session, load_only
 
 from cml_nova.db import events
 from cml_nova.db.clock import now
@@ -40,6 +40,14 @@ def find(session: Session, job_id: str, rank: int) -> tuple[Job, Node] | None:
     query = select(Job, Node).join(Node, Node.job_id == Job.id).where(Job.id == job_id, Node.rank == rank)
     found = session.execute(query).one_or_none()
     return None if found is None else (found.Job, found.Node)
+
+
+def standing(session: Session, nodes: Collection[tuple[str, int]]) -> dict[tuple[str, int], tuple[Job, Node]]:
+    """Give jobs and their nodes by (job, rank), with no more of them than ``refusal`` looks at: one query."""
+    query = select(Job, Node).join(Node, Node.job_id == Job.id).where(tuple_(Node.job_id, Node.rank).in_(nodes)).options(
+        load_only(Job.phase, Job.outcome, Job.target, raiseload=True),
+        load_only(Node.job_id, Node.rank, Node.status, Node.server_id, Node.address, raiseload=True))
+    return {(row.Node.job_id, row.Node.rank): (row.Job, row.Node) for row in session.execute(query)}
 
 
 def note(session: Session, job_id: str, message: str, detail: Mapping[str, Any]) -> None:

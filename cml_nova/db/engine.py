@@ -18,15 +18,35 @@ from sqlalchemy.orm import Session
 from cml_nova import context as cml_context
 from cml_nova import exception
 
+_EXAMPLE = "mysql+pymysql://USER:PASSWORD@HOST/cml_nova?charset=utf8mb4"
+#: what PostgreSQL answers to a write where it only reads (SQLSTATE)
+_READ_ONLY = "25006"
+
 #: wraps a function that is one transaction, or may run twice: it runs again after a deadlock
 retried = tenacity.retry(retry=tenacity.retry_if_exception_type(exception.DatabaseBusy), stop=tenacity.stop_after_attempt(6),
                          wait=tenacity.wait_random_exponential(multiplier=0.05, max=2), reraise=True)
 
 
 class Database:
-    """Transactions on the database that ``[database]`` names."""
+    """Transactions on the database that ``[database]`` names.
+
+    :raises ConfigurationError: it names none that lets us in. One that does not answer is tried as often as ``max_retries`` says first.
+    """
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
+        if not conf.database.connection:
+            raise exception.ConfigurationError(f"[database] connection is not set; it looks like {_EXAMPLE}")
+        try:
+            self._connect(conf)
+        except (sa_exception.ArgumentError, ImportError) as error:
+            # The first of these may have the whole URL in its text, the second is of a driver that is not installed.
+            what = str(error) if isinstance(error, ImportError | sa_exception.NoSuchModuleError) else "it is no URL"
+            raise exception.ConfigurationError(f"[database] connection: {what}; it looks like {_EXAMPLE}") from error
+        except (db_exception.DBError, sa_exception.SQLAlchemyError) as error:
+            # The first line says it; the rest is SQLAlchemy's advice to programmers.
+            raise exception.ConfigurationError(f"[database] connection: {str(error).splitlines()[0]}") from error
+
+    def _connect(self, conf: cfg.ConfigOpts) -> None:
         self._facade = enginefacade.transaction_context()
         self._one_writer: AbstractContextManager[Any] = nullcontext()
         options = conf.database
@@ -81,6 +101,11 @@ def _own_errors() -> Iterator[None]:
         raise exception.DatabaseBusy("The service's database is too busy at this time; try again later.") from error
     except (db_exception.DBConnectionError, sa_exception.OperationalError, sa_exception.TimeoutError) as error:
         raise exception.DatabaseUnavailable("The service can't reach its database at this time; try again later.") from error
+    except db_exception.DBError as error:
+        # In a failover. MariaDB's error for it is an operational one.
+        if getattr(getattr(error.inner_exception, "orig", None), "sqlstate", None) != _READ_ONLY:
+            raise
+        raise exception.DatabaseUnavailable("The service's database only reads at this time; try again later.") from error
 
 
 def _share_sqlite_file(connection: Any, record: Any) -> None:

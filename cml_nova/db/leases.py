@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, delete, func, literal, or_, select, update
+from sqlalchemy import ColumnElement, and_, case, delete, false, func, literal, or_, select, update
 from sqlalchemy.orm import Session
 
 from cml_nova import exception
@@ -213,6 +213,11 @@ def wake_next_waiting(session: Session) -> str | None:
     if job_id is not None:
         _change(session, update(Job).where(Job.id == job_id, *waiting).values(not_before=None))
     return job_id
+
+
+def change_nothing(session: Session) -> None:
+    """See whether changes are taken: a database that only reads, as in a failover, refuses this one, too."""
+    _change(session, update(Job).where(false()).values(updated_at=now()))
 
 
 def end_overdue_waits(session: Session) -> Sequence[str]:

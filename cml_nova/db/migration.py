@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import tenacity
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
+from cml_nova import exception
 from cml_nova.db.engine import Database
+
+LOG = logging.getLogger(__name__)
 
 
 def _config(connection: Connection | None = None) -> Config:
@@ -54,9 +59,24 @@ def sync(db: Database) -> None:
 
 
 def version(db: Database) -> str | None:
-    """Give the revision that the database is at; None for one without a schema."""
-    with db.engine.connect() as connection:
-        return MigrationContext.configure(connection).get_current_revision()
+    """Give the revision that the database is at; None for one without a schema. :raises DatabaseUnavailable: now is not the time."""
+    with db.read() as session:
+        return MigrationContext.configure(session.connection()).get_current_revision()
+
+
+@tenacity.retry(retry=tenacity.retry_if_exception_type(exception.DatabaseUnavailable), wait=tenacity.wait_fixed(1),
+                before_sleep=tenacity.before_sleep_log(LOG, logging.WARNING))
+def check(db: Database) -> None:
+    """See that the database has the tables of this release. Those of a newer one, to which it may be on the way, will do.
+
+    One that went away since it was connected to is waited for, as is one that is away at the start.
+
+    :raises ConfigurationError: it has none, or those of an older release.
+    """
+    found, ours = version(db), [script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()]
+    if found is None or found in ours[1:]:
+        has = "no tables" if found is None else "the tables of an older release"
+        raise exception.ConfigurationError(f"[database] connection: that one has {has} of this service: run cml-nova-manage db sync")
 
 
 def latest() -> str:

@@ -52,6 +52,7 @@ class Cloud:
     def __init__(self, options: Options, path: Path | None, hypervisor: Hypervisor, images: ImageStore, clock: Clock = time.time) -> None:
         self.options = options
         self.clock = clock
+        self.hypervisor = hypervisor
         self.images = images
         self.store = Store(path)
         self.timers = Timers(clock)

@@ -10,17 +10,19 @@ http
     answer only comes late. ``count`` null: until the fault is deleted. ``service`` and ``method`` may be absent: any.
     ``retry_after`` in whole seconds: the answer says so in the header Retry-After, as one with 429 does.
 boot
-    The next ``count`` servers go to ERROR or stay in BUILD: ``{"kind": "boot", "result": "error" | "never", "count": 1}``.
+    The next ``count`` servers go to ERROR, stay in BUILD, or never answer by SSH:
+    ``{"kind": "boot", "result": "error" | "never" | "silent", "count": 1}``.
 server
     Something happens to one server: ``{"kind": "server", "server": ID, "fault": F}`` with one of ``servers.SERVER_FAULTS``.
 settings
     ``{"kind": "settings", "boot_time": S, "delete_time": S, "gpus": N, "vcpus": N, "token_ttl": S, "host_status": 0 | 1,
-    "cell_down": 0 | 1, "leave_ports": 0 | 1}``; absent ones stay. ``host_status``: whether Nova shows everybody, and not the administrator
-    alone, if the host of a server is up. ``cell_down``: Nova can't reach the database of its servers; lists with a filter lack them, others
-    have ids alone, nothing can be done with them, and no host is found for new ones. ``leave_ports``: the ports of servers in ERROR stay
-    when these are deleted.
+    "cell_down": 0 | 1, "leave_ports": 0 | 1, "login_delay": S}``; absent ones stay. ``host_status``: whether Nova shows everybody, and
+    not the administrator alone, if the host of a server is up. ``cell_down``: Nova can't reach the database of its servers; lists with a
+    filter lack them, others have ids alone, nothing can be done with them, and no host is found for new ones. ``leave_ports``: the ports
+    of servers in ERROR stay when these are deleted. ``login_delay``: for how many seconds SSH servers think before they let anybody in.
 image
-    ``{"kind": "image", "image": NAME}``: the image is deleted; servers that are still to be booted from it go to ERROR.
+    ``{"kind": "image", "image": NAME, "gone": 0 | 1}``: the image is deleted (without ``gone``, too), or back; servers that are still to
+    be booted from one that is not there go to ERROR.
 tokens
     ``{"kind": "tokens", "expire": "all"}``: no token is valid any more.
 
@@ -153,16 +155,17 @@ class Faults:
 
     def _add_boot(self, body: dict[str, Any]) -> dict[str, Any]:
         _only(body, "result", "count")
-        result = _field(body, "result", "", "error", "never")
+        result = _field(body, "result", "", "error", "never", "silent")
         count = int(_number(body, "count", 1, 10**6) or 1)
         self._cloud.settings.boot_results.extend([result] * count)
         return {"result": result, "count": count}
 
     def _add_image(self, body: dict[str, Any]) -> dict[str, Any]:
-        _only(body, "image")
+        _only(body, "image", "gone")
         name = _field(body, "image", "", *(info.name for info in self._cloud.images.list()))
-        self._cloud.settings.lost_images.add(name)
-        return {"image": name}
+        gone = _field(body, "gone", 1, 0, 1)
+        (self._cloud.settings.lost_images.add if gone else self._cloud.settings.lost_images.discard)(name)
+        return {"image": name, "gone": gone}
 
     def _add_server(self, body: dict[str, Any]) -> dict[str, Any]:
         _only(body, "server", "fault")
@@ -185,6 +188,7 @@ class Faults:
             **{name: (cloud.settings, name, float) for name in ("boot_time", "delete_time")},
             "gpus": (cloud.scheduler, "gpus", int), "vcpus": (cloud.scheduler, "vcpus", int), "token_ttl": (cloud.accounts, "ttl", float),
             **{name: (cloud.settings, name, bool) for name in ("host_status", "cell_down", "leave_ports")},
+            "login_delay": (cloud.hypervisor, "login_delay", float),
         }
 
     def _add_tokens(self, body: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ import re
 import socket
 import struct
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,12 +91,13 @@ class Guest:
     :param home: its directory: home and working directory of every command.
     :param path: the PATH of every command.
     :param processes: where its commands are entered, and what marks them.
+    :param login_delay: tells for how many seconds its SSH server thinks before it lets anybody in.
     :param machine: answers for its commands in their place; see :mod:`simulated`.
     """
 
     def __init__(
         self, server_id: str, address: str, port: int, hostname: str, *, home: Path, path: str, processes: ProcessTable,
-        login: Login, log: logging.Logger, machine: simulated.Machine | None = None,
+        login: Login, login_delay: Callable[[], float], log: logging.Logger, machine: simulated.Machine | None = None,
     ) -> None:
         self.server_id = server_id
         self.address = address
@@ -109,6 +111,7 @@ class Guest:
         self._path = path
         self._processes = processes
         self.machine = machine
+        self.login_delay = login_delay
         self._host_key = login.host_key or asyncssh.generate_private_key(_KEY)
         self._first_keys = login.authorized
         self._connections: set[asyncssh.SSHServerConnection] = set()
@@ -295,7 +298,8 @@ class _Server(asyncssh.SSHServer):
     def connection_lost(self, exc: Exception | None) -> None:
         self._guest.disconnected(self._connection)
 
-    def begin_auth(self, username: str) -> bool:
+    async def begin_auth(self, username: str) -> bool:
+        await asyncio.sleep(self._guest.login_delay())
         keys = self._guest.authorized()
         if keys is not None:
             self._connection.set_authorized_keys(keys)

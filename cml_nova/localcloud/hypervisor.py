@@ -77,6 +77,7 @@ class Hypervisor:
     :param state_dir: holds the guests' directories and this cloud's instance id. One hypervisor at a time uses it.
     :param ssh_port: the port of every guest's SSH server.
     :param on_power_off: is called with the server's id, in a thread of its own, after a guest has shut itself down.
+    :ivar login_delay: seconds for which every guest's SSH server thinks before it lets anybody in.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Hypervisor:
         self._bin = self._dir / "bin"
         self._fifo = self._dir / "power"
         self._images = images
+        self.login_delay = 0.0
         self._port = ssh_port
         self._on_power_off = on_power_off
         self._log = log or logging.getLogger(__name__)
@@ -165,7 +167,8 @@ class Hypervisor:
         login = read_user_data(user_data, self._log)
         guest = Guest(
             server_id, address, self._port, hostname, home=self._guests_dir / server_id, path=path,
-            processes=self._processes, login=login, log=self._log, machine=self._machine(server_id) if image == SIMULATED else None,
+            processes=self._processes, login=login, login_delay=lambda: self.login_delay, log=self._log,
+            machine=self._machine(server_id) if image == SIMULATED else None,
         )
         self._call(self._boot(guest, metadata))
 

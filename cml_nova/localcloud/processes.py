@@ -18,6 +18,7 @@ MARKER = "CML_LOCALCLOUD_GUEST"
 _ATTEMPTS = 300
 _PAUSE = (0.002, 0.05)  # seconds between two looks: at first, at most
 _STOPPED = "tT"
+_IN_KERNEL = "D"
 _DEAD = "ZXx"
 
 
@@ -70,20 +71,21 @@ class ProcessTable:
 
         :raises ProcessesRemain: some can't be killed.
         """
-        self._signal(guest, signal.SIGKILL, lambda process: True)
+        self._signal(guest, signal.SIGKILL, list)
 
     def stop(self, guest: str) -> None:
         """Freeze them all (SIGSTOP); returns when each one stands still."""
-        self._signal(guest, signal.SIGSTOP, lambda process: process.state not in _STOPPED)
+        self._signal(guest, signal.SIGSTOP, _moving)
 
     def resume(self, guest: str) -> None:
-        """Let frozen ones go on (SIGCONT)."""
-        self._signal(guest, signal.SIGCONT, lambda process: process.state in _STOPPED)
+        """Let frozen ones go on (SIGCONT); those too that were to stop when they come back from the kernel."""
+        self._signal(guest, signal.SIGCONT, lambda found: [process for process in found if process.state in _STOPPED + _IN_KERNEL])
 
-    def _signal(self, guest: str | None, number: signal.Signals, concerns: Callable[[Process], bool]) -> None:
+    def _signal(self, guest: str | None, number: signal.Signals, concerned: Callable[[list[Process]], list[Process]]) -> None:
+        """Send a signal until two looks have found nobody whom it still concerns."""
         quiet, pause = 0, _PAUSE[0]
         for _ in range(_ATTEMPTS):
-            pending = [process for process in self.of(guest) if concerns(process)]
+            pending = concerned(self.of(guest))
             for process in pending:
                 _send(process, number)
             # A process in the middle of execve() shows no environment for an instant: one empty look proves nothing.
@@ -121,22 +123,42 @@ class ProcessTable:
         return rest.partition(b"\0")[0].decode(errors="replace") if found else None
 
     def _owners(self, everything: list[Process]) -> dict[int, str]:
-        """pid → guest: marked ones, our own children, remembered ones, and those that have a parent or a session among these."""
+        """pid → guest: marked ones, our own children, remembered ones, and those that have a parent or a session among these.
+
+        A command that has just been started may be seen in our own session, marked already: whatever else is there is no guest's.
+        """
         owners: dict[int, str] = {}
         sessions: dict[int, str] = {}
+        own_session = os.getsid(0)
+
+        def enter(process: Process, guest: str) -> None:
+            owners[process.pid] = guest
+            if process.session != own_session:
+                sessions[process.session] = guest
+
         for process in everything:
             guest = process.guest or self.roots.get(process.pid) or self._known.get((process.pid, process.start))
             if guest:
-                owners[process.pid] = sessions[process.session] = guest
+                enter(process, guest)
         grown = bool(owners)
         while grown:
             grown = False
             for process in everything:
                 guest = owners.get(process.parent) or sessions.get(process.session)
                 if guest and process.pid not in owners:
-                    owners[process.pid] = sessions[process.session] = guest
+                    enter(process, guest)
                     grown = True
         return owners
+
+
+def _moving(found: list[Process]) -> list[Process]:
+    """Those of a guest's processes that do not stand still.
+
+    A shell's process waits in the kernel, deaf to SIGSTOP, until its child has become another program (vfork): while that is frozen before
+    it, nothing brings the parent back.
+    """
+    parents = {process.parent for process in found if process.state in _STOPPED}
+    return [process for process in found if process.state not in _STOPPED and not (process.state in _IN_KERNEL and process.pid in parents)]
 
 
 def _send(process: Process, number: signal.Signals) -> None:

@@ -272,17 +272,21 @@ def list_servers() -> list[Document]:
     if request.args.get("sort_dir", "desc") not in ("asc", "desc"):
         raise errors.bad_request("Invalid input received: Unknown sort direction, must be 'desc' or 'asc'")
     servers = by_tags(_scoped())
-    if set(request.args) - {"limit", "marker", "sort_key", "sort_dir"}:
-        # Nova can't tell which servers of a cell that does not answer fit a filter, and leaves them out.
-        servers = [server for server in servers if not cloud().servers.hidden(server)]
+    hidden = [server for server in servers if cloud().servers.hidden(server)]
+    servers = [server for server in servers if not cloud().servers.hidden(server)]
     filters = {**_OPEN, **_ADMIN} if caller().is_admin else _OPEN
     for name in set(request.args) & set(filters):
         servers = _matching(servers, name, filters[name])
     sort_key = _SORT.get(request.args.get("sort_key", "created_at"))
     if sort_key is None:
         raise errors.bad_request(f"Invalid input for query parameters sort_key. Value: {request.args['sort_key']}.")
-    return sorted(servers, key=lambda server: (server[sort_key], server["launch_index"]),
-                  reverse=request.args.get("sort_dir", "desc") == "desc")
+    marker = cloud().store.get("deleted_server", request.args.get("marker", ""))
+    if marker and marker not in servers:
+        servers.append(marker)  # where it was, the page begins
+    servers.sort(key=lambda server: (server[sort_key], server["launch_index"]), reverse=request.args.get("sort_dir", "desc") == "desc")
+    # Nova can't tell where servers of a cell that does not answer belong, nor whether they fit a filter: they come last, where nobody asks
+    # for an order, a part or a page, and are left out otherwise.
+    return servers if request.args else servers + hidden
 
 
 def _scoped() -> list[Document]:

@@ -33,7 +33,7 @@ class Settings:
     delete_time: float = 0.1
     cell_down: bool = False  # the cell that has all servers does not answer the API
     host_status: bool = False  # whether everybody is shown if a server's host is up, as an operator's policy may allow
-    boot_results: deque[str] = field(default_factory=deque)  # "error" or "never", for the next servers
+    boot_results: deque[str] = field(default_factory=deque)  # "error", "never" or "silent", for the next servers
     leave_ports: bool = False  # of servers in ERROR, when they are deleted
     lost_images: set[str] = field(default_factory=set)  # names of those that are not there any more
 
@@ -151,7 +151,7 @@ class Servers:
         elif result == "error":
             self._timers.after(self.settings.boot_time, lambda: self._fail_boot(server_id))
         else:
-            self._timers.after(self.settings.boot_time, lambda: self._boot(server_id))
+            self._timers.after(self.settings.boot_time, lambda: self._boot(server_id, silent=result == "silent"))
 
     def _fail_boot(self, server_id: str) -> None:
         with self._store as store:
@@ -159,8 +159,11 @@ class Servers:
             if server and server["status"] == "BUILD":
                 self._to_error(server_id, "Build of instance " + server_id + " aborted: the fault API said so.")
 
-    def _boot(self, server_id: str) -> None:
-        """Start the guest of a server that is to be built or was powered off, if it is still wanted."""
+    def _boot(self, server_id: str, *, silent: bool = False) -> None:
+        """Start the guest of a server that is to be built or was powered off, if it is still wanted.
+
+        :param silent: nobody gets to it by SSH.
+        """
         with self._guest(server_id):
             for _ in range(ADDRESS_TRIES):
                 server = self._store.get("server", server_id)
@@ -182,6 +185,8 @@ class Servers:
                     self._end_boot(server_id, fault=f"Build of instance {server_id} aborted: {error}")
                     return
                 else:
+                    if silent:
+                        self._hypervisor.fault(server_id, "cut")
                     self._end_boot(server_id)
                     return
             self._end_boot(server_id, fault=f"Build of instance {server_id} aborted: no free address found.")

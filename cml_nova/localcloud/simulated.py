@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 import asyncssh
 
-from cml_nova.remote.runner import ENDED, FRAME_COST, HEARTBEAT, MAGIC, PIECE, PROTOCOL
+from cml_nova.remote.runner.files import PIECE
+from cml_nova.remote.runner.framing import FRAME_COST, HEARTBEAT, MAGIC, PROTOCOL
+from cml_nova.remote.runner.tasks import ENDED
 
 if TYPE_CHECKING:
     from cml_nova.localcloud.guest import Guest

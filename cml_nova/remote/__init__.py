@@ -14,11 +14,11 @@ from cml_nova.remote.userdata import cloud_config
 
 if TYPE_CHECKING:
     from cml_nova.remote.login import Access
-    from cml_nova.remote.machine import Leave, Machine, Options, ProcessSpec, connect_all
+    from cml_nova.remote.machine import Leave, Machine, Options, ProcessSpec
     from cml_nova.remote.passage import Passage
 
 __all__ = ["Access", "HeldFile", "Hello", "Idle", "Leave", "Machine", "Options", "Passage", "ProcessSpec", "ProcessState", "Snapshot",
-           "cloud_config", "connect_all", "generate_keypair"]
+           "cloud_config", "generate_keypair"]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,7 @@ import tarfile
 from collections.abc import Iterable, Iterator
 
 from cml_nova import exception
-from cml_nova.remote import runner
+from cml_nova.remote.runner.archive import too_many_files
 
 _PIECE = 1024 * 1024
 _BLOCK = 64 * 1024
@@ -57,7 +57,7 @@ def unpack(pieces: Iterable[bytes], limit: int, most_files: int) -> Iterator[tup
         with tarfile.open(fileobj=_Stream(pieces), mode="r|", bufsize=_BLOCK, errorlevel=1) as archive:  # type: ignore[call-overload]
             for number, member in enumerate(archive):
                 if number >= most_files:
-                    raise exception.NodeCommandFailed(runner.too_many_files(most_files))
+                    raise exception.NodeCommandFailed(too_many_files(most_files))
                 archive.members = []  # it keeps all that it has read
                 total += member.size + _MEMBER_COST
                 if total > limit:
@@ -98,7 +98,7 @@ def gathered(pieces: Iterable[bytes], size: int) -> Iterator[bytes]:
 
 
 def members(package: Iterable[bytes], digest: str | None) -> Iterator[bytes]:
-    """Turn a package, a tar stream compressed or not, into what ``runner.unpack`` takes.
+    """Turn a package, a tar stream compressed or not, into what ``runner.archive.unpack`` takes.
 
     :param digest: sha256 (hex) that the stream must have; None for any.
     :raises NodeCommandFailed: it has another one, is no good tar archive, or has something else in it than files, directories and
@@ -146,7 +146,7 @@ def _framed(document: dict[str, object]) -> bytes:
 
 
 def bundle(files: Iterable[tuple[str, int, int, Iterable[bytes]]]) -> Iterator[bytes]:
-    """Turn files (path, size in bytes, mtime in ns, content) into what ``runner.unpack`` takes.
+    """Turn files (path, size in bytes, mtime in ns, content) into what ``runner.archive.unpack`` takes.
 
     :raises ValueError: a content has not the size.
     """

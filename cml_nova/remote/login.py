@@ -26,7 +26,8 @@ from cml_nova.remote.session import deadline_left
 _DIAL = 2.5
 
 #: logins that a process makes at a time: hundreds of threads that calculate at a time would take so long that none got anywhere
-_logins = threading.BoundedSemaphore(64)
+LOGINS = 64
+_logins = threading.BoundedSemaphore(LOGINS)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -14,10 +13,12 @@ from typing import Any
 import paramiko
 
 from cml_nova import exception
-from cml_nova.remote import archive, protocol, runner, snapshots
+from cml_nova.remote import archive, protocol, snapshots
 from cml_nova.remote.login import Access, log_in, say
+from cml_nova.remote.program import COMMAND
 from cml_nova.remote.protocol import Hello, Idle, ProcessState
-from cml_nova.remote.session import COMMAND, Session, deadline_left
+from cml_nova.remote.runner.files import PIECE
+from cml_nova.remote.session import Session, deadline_left
 from cml_nova.remote.snapshots import Snapshot
 
 #: attempt, task, offset, piece of the log, and from which offsets on it came when (seconds since 1970 by our clock)
@@ -216,7 +217,7 @@ class Machine:
                 raise exception.RemoteError(f"{self.access.address}: no answer in {timeout:g} s.")
             if "go" not in first[0]:
                 return
-            for piece in archive.gathered(members, runner.PIECE):
+            for piece in archive.gathered(members, PIECE):
                 session.tell(exchange, "piece", piece)
                 if session.peek(exchange):
                     break  # it has failed; the result says why
@@ -360,16 +361,3 @@ class Machine:
         if self._session is None:
             raise exception.RemoteError(f"{self.access.address}: not connected.")
         return self._session
-
-def connect_all(machines: Sequence[Machine], timeout: float, parallel: int = 64) -> list[Hello | exception.RemoteError]:
-    """Connect many machines, at most ``parallel`` at a time; give each one's greeting or error, in their order."""
-    def connect(machine: Machine) -> Hello | exception.RemoteError:
-        try:
-            return machine.connect(timeout)
-        except exception.RemoteError as error:
-            return error
-
-    if not machines:
-        return []
-    with ThreadPoolExecutor(min(parallel, len(machines)), "ssh-connect") as pool:
-        return list(pool.map(connect, machines))

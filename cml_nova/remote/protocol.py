@@ -13,9 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from cml_nova import exception
-from cml_nova.remote import runner
+from cml_nova.remote.runner.errors import Refused
+from cml_nova.remote.runner.framing import MAGIC, MAX_BODY, MAX_HEADER, PROTOCOL
+from cml_nova.remote.runner.paths import check_name
+from cml_nova.remote.runner.tasks import ENDED
+from cml_nova.remote.runner.timestamps import MOST_TIMES
 
-#: what the worker lets a node send ahead in one stream, in bytes; frames count ``runner.FRAME_COST`` each
+#: what the worker lets a node send ahead in one stream, in bytes; frames count ``FRAME_COST`` each
 WINDOW = 4 << 20
 #: what may come before the runner's first word (a banner printed by a profile file), in bytes
 MAX_NOISE = 64 << 10
@@ -75,7 +79,7 @@ class ProcessState:
 
     @property
     def ended(self) -> bool:
-        return self.state in runner.ENDED
+        return self.state in ENDED
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ def _count(value: Any) -> bool:
 
 _HELLO = {"python": _text, "root": _text, "boot_id": _text, "cpus": _count, "memory": _count, "user": _count, "pid": _count, "now": _number}
 _STATE = {
-    "attempt": _count, "task": _text, "state": ("RUNNING", *runner.ENDED).__contains__, "pid": _optional(_count),
+    "attempt": _count, "task": _text, "state": ("RUNNING", *ENDED).__contains__, "pid": _optional(_count),
     "started_at": _optional(_number), "ended_at": _optional(_number), "exit_code": _optional(_count),
     "signal": _optional(_count), "oom": _optional(_is(bool)), "log_size": _count, "reason": _optional(_text),
     "stopped_by": (None, "TERM", "ABRT", "KILL").__contains__, "log_truncated": _is(bool), "log_error": _optional(_text),
@@ -144,7 +148,7 @@ def parse_hello(document: Any) -> Hello:
 
     :raises RemoteError: it has not the shape, or speaks another protocol.
     """
-    if not isinstance(document, dict) or document.get("protocol") != runner.PROTOCOL:
+    if not isinstance(document, dict) or document.get("protocol") != PROTOCOL:
         raise exception.RemoteError("The node's runner speaks another protocol.")
     return Hello(**_checked(document, _HELLO, "greeting"))
 
@@ -156,8 +160,8 @@ def parse_state(document: Any) -> ProcessState:
     """
     fields = _checked(document, _STATE, "process state")
     try:
-        runner.check_name(fields["task"], "task")
-    except runner.Refused as error:
+        check_name(fields["task"], "task")
+    except Refused as error:
         raise exception.RemoteError(f"The node sent a process state with a bad name: {error}") from None
     return ProcessState(**fields)
 
@@ -194,7 +198,7 @@ def parse_times(document: Any, start: int, size: int) -> list[tuple[int, float]]
     """
     if document is None:
         return None
-    if not isinstance(document, list) or len(document) > runner.MOST_TIMES or not all(
+    if not isinstance(document, list) or len(document) > MOST_TIMES or not all(
             isinstance(item, list) and len(item) == 2 and _count(item[0]) and _number(item[1]) and item[1] >= 0 for item in document):
         raise exception.RemoteError("The node sent a bad list of times of a log.")
     places = [place for place, _ in document]
@@ -217,7 +221,7 @@ def parse_ports(document: Any, count: int) -> list[int]:
 def encode(header: Mapping[str, Any], body: bytes = b"") -> bytes:
     """Make a frame."""
     head = json.dumps(header).encode()
-    if len(head) > runner.MAX_HEADER or len(body) > runner.MAX_BODY:
+    if len(head) > MAX_HEADER or len(body) > MAX_BODY:
         raise exception.NodeCommandFailed(f"A request of {len(head)} + {len(body)} bytes is too large for one frame.")
     return _LENGTHS.pack(len(head), len(body)) + head + body
 
@@ -258,7 +262,7 @@ class FrameReader:
             return
         while len(self._buffer) >= _LENGTHS.size:
             head, body = _LENGTHS.unpack_from(self._buffer)
-            if head > runner.MAX_HEADER or body > runner.MAX_BODY:
+            if head > MAX_HEADER or body > MAX_BODY:
                 raise exception.RemoteError(f"The node sent a frame of {head} + {body} bytes, which is too large.")
             end = _LENGTHS.size + head + body
             if len(self._buffer) < end:
@@ -269,12 +273,12 @@ class FrameReader:
             yield header, payload
 
     def _find_begin(self) -> bool:
-        place = self._buffer.find(runner.MAGIC)
+        place = self._buffer.find(MAGIC)
         if place < 0:
             if len(self._buffer) > MAX_NOISE:
                 raise exception.RemoteError("The node answered with something else than the runner's frames.")
             return False
-        del self._buffer[:place + len(runner.MAGIC)]
+        del self._buffer[:place + len(MAGIC)]
         self.begun = True
         return True
 

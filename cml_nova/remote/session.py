@@ -8,34 +8,17 @@ the window allows that its reader keeps open. The runner gives a sign of life ev
 from __future__ import annotations
 
 import itertools
-import marshal
 import queue
 import threading
 import time
-import zlib
 from collections.abc import Iterator
 from contextlib import suppress
-from importlib.util import MAGIC_NUMBER
-from pathlib import Path
 from typing import Any, Protocol
 
 from cml_nova import exception
-from cml_nova.remote import protocol, runner
-
-SOURCE = Path(runner.__file__).read_bytes()
-#: the runner compiled for a Python like ours: a node that has one is spared most of the runner's start-up time
-COMPILED = MAGIC_NUMBER + marshal.dumps(compile(SOURCE, "runner.py", "exec", optimize=2))
-_PACKED = [zlib.compress(part, 9) for part in (SOURCE, COMPILED)]
-#: what the command reads
-PROGRAM = b"".join(b"%8d%b" % (len(part), part) for part in _PACKED)
-
-#: Takes the runner from standard input, exact to the byte, and becomes it. One line, and no quotes that a shell would mind.
-COMMAND = (
-    'exec python3 -IS -c \'exec("import marshal, os, zlib\\nfrom _frozen_importlib_external import MAGIC_NUMBER\\n'
-    'def take(n):\\n d=b\\"\\"\\n while len(d)<n:\\n  p=os.read(0,n-len(d))\\n  if not p: os._exit(3)\\n  d+=p\\n return d\\n'
-    'SOURCE, code = [zlib.decompress(take(int(take(8)))) for _ in range(2)]\\nn = len(MAGIC_NUMBER)\\n'
-    'exec(marshal.loads(code[n:]) if code[:n]==MAGIC_NUMBER else compile(SOURCE,\\"runner.py\\",\\"exec\\"))")\''
-)
+from cml_nova.remote import protocol
+from cml_nova.remote.program import PROGRAM
+from cml_nova.remote.runner.framing import FRAME_COST, MAX_BODY
 
 Frame = tuple[dict[str, Any], bytes]
 
@@ -161,7 +144,7 @@ class Session:
 
     def consumed(self, exchange: Exchange, body: bytes) -> None:
         """Open the window again by what a frame took, once that is a good part of it: each message costs either side something."""
-        exchange.owed += runner.FRAME_COST + len(body)
+        exchange.owed += FRAME_COST + len(body)
         if exchange.owed < exchange.window // 4:
             return
         owed, exchange.owed = exchange.owed, 0
@@ -194,8 +177,8 @@ class Session:
     def _send(self, data: bytes) -> None:
         try:
             with self._send_lock:
-                for start in range(0, len(data), runner.MAX_BODY):
-                    self._pipe.sendall(data[start:start + runner.MAX_BODY])
+                for start in range(0, len(data), MAX_BODY):
+                    self._pipe.sendall(data[start:start + MAX_BODY])
         except (OSError, EOFError) as error:
             self._over.wait(2)  # the reader knows better why
             self._fail(exception.RemoteError(f"{self._label}: sending failed: {str(error) or type(error).__name__}."))
@@ -233,7 +216,7 @@ class Session:
             if exchange is None:
                 return  # a heartbeat, or a frame for somebody who has gone
             if not ("result" in header or "error" in header or "go" in header):
-                exchange.credit -= runner.FRAME_COST + len(body)
+                exchange.credit -= FRAME_COST + len(body)
             if exchange.credit < 0:
                 raise exception.RemoteError(f"{self._label}: the node sent more than it was allowed to.")
         exchange.frames.put((header, body))

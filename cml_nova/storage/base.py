@@ -9,6 +9,9 @@ from typing import BinaryIO
 
 from oslo_config import cfg
 from stevedore import driver
+from stevedore.exception import NoMatches
+
+from cml_nova import exception
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,19 @@ class Storage(abc.ABC):
 
 
 def get_storage(conf: cfg.ConfigOpts) -> Storage:
-    """Make the driver that ``[storage] driver`` names."""
-    return driver.DriverManager("cml_nova.storage", conf.storage.driver, invoke_on_load=True, invoke_args=(conf,)).driver
+    """Make the driver that ``[storage] driver`` names.
+
+    :raises ConfigurationError: there is no such driver, or it can't work where it is to.
+    """
+    options = conf.storage
+    try:
+        return driver.DriverManager("cml_nova.storage", options.driver, invoke_on_load=True, invoke_args=(conf,)).driver
+    except NoMatches:
+        raise exception.ConfigurationError(f"[storage] driver: there is no {options.driver}; file keeps everything below path") from None
+    except OSError as error:
+        raise exception.ConfigurationError(
+            f"[storage] path {options.path}: {error.filename}: {error.strerror}; everything below it must belong to the service's user"
+        ) from error
 
 
 def package_key(project_id: str, sha256: str) -> str:

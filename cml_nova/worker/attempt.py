@@ -19,6 +19,7 @@ from cml_nova.worker.hang import Hang, find_hang, interval
 from cml_nova.worker.logs import LogSaver
 from cml_nova.worker.processes import process_specs
 from cml_nova.worker.saving import PART, Saver
+from cml_nova.worker.silence import Silence
 from cml_nova.worker.work import Work
 
 LOG = logging.getLogger(__name__)
@@ -28,7 +29,8 @@ _LOG_GRACE = 10.0
 _PAUSE_MIN, _PAUSE_MAX = 0.2, 5.0
 #: seconds for which a node may refuse to start a process until it is taken at its word
 _REFUSAL_GRACE = 5.0
-#: seconds in which nodes must do what is not waited for longer: say whether a cancelled job has checkpoints, end what runs on a lost one
+#: seconds in which nodes must do what is not waited for longer: say whether a cancelled job has checkpoints, end what runs on a lost one.
+#: A guest that computes with all it has needs some of them to answer, and what it does not tell of in time is not saved.
 _ANSWER = 2.0
 #: seconds for which metrics are gathered after others have been reported, at least and at most
 _GATHERING = 0.5
@@ -52,16 +54,9 @@ class Attempt:
         #: those that failed, in the order in which it became known
         self._failed = [name for name, state in self._states.items() if state.failed]
         self._changed_tasks: dict[str, dict[str, Any]] = {}
-        self._changed_nodes: dict[int, dict[str, Any]] = {}
         self._events: list[tuple[str, str, dict[str, Any]]] = []
         self._refused: dict[int, str] = {}
-        self._unreachable: dict[int, float] = {}  # rank -> since when, by the monotonic clock
-        #: since when nodes do not answer, as far as that is reported; a worker before us may have done so
-        self._since: dict[int, float] = {n["rank"]: n["unreachable_since"] for n in work.job.nodes if n["unreachable_since"]}
-        self._paths_changed = False
-        #: nodes that have answered us, and since when we have tried those that have not, by the monotonic clock
-        self._met: set[int] = set()
-        self._began = time.monotonic()
+        self._silence = Silence(work, "its processes go on")
         self._gathers_until = 0.0
         self._hang_timeout: float = work.job.spec.get("hang_timeout") or 0
         #: what each node last said of the silence of its processes, and when by the monotonic clock
@@ -111,18 +106,16 @@ class Attempt:
 
     def silent(self) -> dict[int, float]:
         """Nodes that do not answer, and for how many seconds as far as this worker knows."""
-        now = time.monotonic()
-        with self._lock:
-            return {rank: now - since for rank, since in self._unreachable.items()}
+        return self._silence.seconds()
 
     def hang(self) -> Hang | None:
         """Tell whether the attempt hangs, by what nodes that answer have said just now; None where the job wants no such thing."""
         if not self._hang_timeout or not self.started():
             return None
-        since = time.monotonic() - 3 * interval(self._hang_timeout) - 1
+        since, silent = time.monotonic() - 3 * interval(self._hang_timeout) - 1, self.silent()
         with self._lock:
             running = [name for name, state in self._states.items() if state.state == "RUNNING"]
-            known = {idle.task: idle for rank, (at, found) in self._idle.items() if at > since and rank not in self._unreachable
+            known = {idle.task: idle for rank, (at, found) in self._idle.items() if at > since and rank not in silent
                      for idle in found if idle.attempt == self._work.job.attempt}
         return find_hang(running, known, self._hang_timeout)
 
@@ -133,7 +126,8 @@ class Attempt:
 
         :param dump: they hang: their logs get what can be found out of where they are.
         """
-        ranks = [rank for rank in self._followers if rank not in self._unreachable]
+        silent = self.silent()
+        ranks = [rank for rank in self._followers if rank not in silent]
         busy = [rank for rank in ranks if not self._all_ended(rank)]
 
         def end(rank: int, machine: Machine) -> None:
@@ -155,7 +149,9 @@ class Attempt:
         self._checkpoints.look()
 
     def has_checkpoints(self) -> bool:
-        """Tell whether there are files in the checkpoint directory of a node that answers at once."""
+        """Tell whether the attempt has saved any, or has files in the checkpoint directory of a node that answers at once."""
+        if self._checkpoints.has_saved():
+            return True
         found, enough = [], threading.Event()
 
         def ask(rank: int, machine: Machine) -> None:
@@ -163,7 +159,7 @@ class Attempt:
                 found.append(rank)
                 enough.set()
 
-        self._at_once(ask, set(self._followers) - set(self._unreachable), enough)
+        self._at_once(ask, set(self._followers) - set(self.silent()), enough)
         return bool(found)
 
     def _at_once(self, action: Callable[[int, Machine], None], ranks: Iterable[int], enough: threading.Event) -> None:
@@ -177,20 +173,20 @@ class Attempt:
 
     def save_last(self) -> None:
         """Save the checkpoints that the stopped processes have left on nodes that answer."""
-        self._checkpoints.save_last(tuple(self._unreachable))
+        self._checkpoints.save_last(self.silent())
 
     def forget(self, ranks: Collection[int]) -> None:
         """Have no more to do with nodes that are lost. What still runs on them, as may be in ERROR, must not do so beside the next attempt.
         """
         def kill(rank: int, machine: Machine) -> None:
-            if machine.connected:
-                machine.stop(self._work.job.attempt, 0)
+            # A worker that has just taken over may learn of the loss before it is connected.
+            machine.connect(_ANSWER)
+            machine.stop(self._work.job.attempt, 0)
 
         self._end_saving(ranks)
-        self._at_once(kill, set(ranks) - set(self._unreachable), threading.Event())
+        self._at_once(kill, set(ranks) - set(self.silent()), threading.Event())
+        self._silence.forget(ranks)
         for rank in ranks:
-            self._unreachable.setdefault(rank, time.monotonic())
-            self._since.pop(rank, None)
             self._crew.drop(rank)
 
     def _end_saving(self, ranks: Iterable[int]) -> None:
@@ -219,23 +215,22 @@ class Attempt:
         """
         if "phase" in report:
             self._end_saving(self._followers)
-        self._miss_absent()
+        self._silence.miss_absent()
+        news = self._silence.news()
         with self._lock:
             tasks, self._changed_tasks = self._changed_tasks, {}
-            nodes, self._changed_nodes = self._changed_nodes, {}
             events, self._events = self._events, []
-            if self._paths_changed:
-                self._paths_changed = False
-                report.setdefault("status_reason", self._paths())
+        if news:
+            report.setdefault("status_reason", news["status_reason"])
         metrics = self.saver.take_metrics()
         progress = [m["value"] for m in metrics if m["name"] == "progress"]
         if metrics:
             self._gathers_until = time.monotonic() + _GATHERING
         if progress:
             report["progress"] = int(min(100, max(0, progress[-1])))
-        nodes.update({change["rank"]: {**nodes.get(change["rank"], {}), **change} for change in report.pop("nodes", ())})
-        report["events"] = [*events, *report.get("events", ())]
-        for name, values in (("tasks", list(tasks.values())), ("nodes", list(nodes.values())), ("metrics", metrics)):
+        report["events"] = [*events, *news.get("events", ()), *report.get("events", ())]
+        nodes = [*news.get("nodes", ()), *report.pop("nodes", ())]
+        for name, values in (("tasks", list(tasks.values())), ("nodes", nodes), ("metrics", metrics)):
             if values:
                 report[name] = values
         if any(report.values()):
@@ -247,11 +242,10 @@ class Attempt:
         while not self._leaving.is_set() and rank not in self._over:
             try:
                 machine = self._crew.connect(rank, address)
-                self._met.add(rank)
-                if self._leaving.is_set():
+                if self._leaving.is_set() or rank in self._over:
                     return
+                self._silence.reached(rank)
                 self._start(rank, machine)
-                self._reached(rank)
                 pause = _PAUSE_MIN
                 if self._watch(rank, machine):
                     return
@@ -351,39 +345,7 @@ class Attempt:
             self._events.append(("host-key", f"Node {rank}: {message}", {"rank": rank}))
         self._work.lease.wake.set()
 
-    def _paths(self) -> str | None:
-        """Say which nodes do not answer, for the job's ``status_reason``; None if all do."""
-        slots = self._work.job.layout.nodes
-        return " ".join(
-            f"Node {rank} ({slots[rank].role}:{slots[rank].index}) has been UNREACHABLE since "
-            f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(since))}; its processes go on."
-            for rank, since in sorted(self._since.items())) or None
-
-    def _miss_absent(self) -> None:
-        """Nodes that have never answered this worker since it took over are missed, too, and not only those that ceased to."""
-        patience: float = self._work.conf.remote.unreachable_after
-        if time.monotonic() - self._began > patience:
-            for rank in set(self._followers) - self._met:
-                self._missed(rank, f"no connection within {patience:g} s")
-
-    def _missed(self, rank: int, message: str) -> None:
+    def _missed(self, rank: int, why: str) -> None:
         """A node does not answer; its processes are taken to go on."""
-        if rank in self._unreachable or self._leaving.is_set():
-            return
-        LOG.warning("Job %s: node %d does not answer: %s", self._work.job.id, rank, message)
-        with self._lock:
-            self._unreachable[rank] = time.monotonic()
-            since = self._since.setdefault(rank, time.time())
-            self._changed_nodes[rank] = {"rank": rank, "unreachable_since": since}
-            self._paths_changed = True
-            self._events.append(("node", f"Node {rank} does not answer; its processes go on: {message}", {"rank": rank}))
-
-    def _reached(self, rank: int) -> None:
-        if rank not in self._since:
-            return
-        with self._lock:
-            self._unreachable.pop(rank, None)
-            del self._since[rank]
-            self._changed_nodes[rank] = {"rank": rank, "unreachable_since": None}
-            self._paths_changed = True
-            self._events.append(("node", f"Node {rank} answers again.", {"rank": rank}))
+        if not self._leaving.is_set():
+            self._silence.missed(rank, why)

@@ -134,6 +134,10 @@ class Crew:
             raise exception.RemoteError(f"node {rank} has no address")
         return self._machine(rank, address)
 
+    def has_answered(self, rank: int) -> bool:
+        """Tell whether a node has ever answered this worker; one that replaces it has not."""
+        return self.machine(rank).hello is not None
+
     def drop(self, rank: int) -> None:
         """Close the connection to a node that is lost."""
         with self._lock:

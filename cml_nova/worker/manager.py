@@ -7,6 +7,7 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import oslo_messaging as messaging
 from oslo_log import log as logging
 
 from cml_nova import context as cml_context
@@ -16,8 +17,10 @@ from cml_nova.worker.work import Lease, Tools
 
 LOG = logging.getLogger(__name__)
 
-#: seconds that the first heartbeat waits for an answer
+#: seconds that the first word to the conductors waits for an answer
 _FIRST_PATIENCE = 1.0
+#: seconds before the next one, at first, where one that has no database or is of an older release has refused it at once
+_PAUSE = 0.2
 
 
 class WorkerManager:
@@ -25,6 +28,8 @@ class WorkerManager:
 
     :param worker_id: host and a uuid of this start.
     """
+
+    target = messaging.Target(version=rpc.VERSIONS[rpc.WORKER_TOPIC])
 
     def __init__(self, worker_id: str, host: str, tools: Tools) -> None:
         self.worker_id = worker_id
@@ -36,7 +41,6 @@ class WorkerManager:
         self._running: dict[str, Future[None]] = {}
         self._lock = threading.Lock()
         self._draining = threading.Event()
-        self._patience: float | None = _FIRST_PATIENCE
 
     def run(self, context: cml_context.RequestContext, job_id: str, generation: int) -> None:
         """Take a job on. One too many, or one taken already, is left alone: the lease of the first runs out."""
@@ -71,21 +75,19 @@ class WorkerManager:
         self._pool.submit(orphans.reap, self._tools.fleet, job_id)
 
     def announce(self) -> None:
-        """Say that we are about to listen, and take no jobs yet: who knows of us removes our queue if we die before the first heartbeat.
+        """Say that we are about to listen, and take no jobs yet, until a conductor has heard it.
 
-        A conductor that is not there to hear it does not keep us.
+        Who knows of us removes our queue if we die. A conductor that comes up after us never sees what was said before, so it is said
+        again, with more patience each time.
         """
-        self._beat(_FIRST_PATIENCE, draining=True)
+        patience, pause = _FIRST_PATIENCE, _PAUSE
+        while not self._beat(patience, draining=True) and not self._draining.wait(pause):
+            patience = min(2 * patience, self._tools.conf.worker.rpc_timeout)
+            pause = min(2 * pause, self._tools.conf.worker.heartbeat_interval)
 
     def heartbeat(self) -> None:
-        """Say that we live, renew the leases, and act on what the conductor says is ours.
-
-        A conductor that comes up after us never sees what was said before: until one has answered for the first time, it is said
-        again at once, with more patience each time.
-        """
-        while not self._beat(self._patience, self._draining.is_set()) and self._patience is not None and not self._draining.is_set():
-            longer = self._patience * 2
-            self._patience = longer if longer < self._tools.conf.worker.rpc_timeout else None
+        """Say that we live, renew the leases, and act on what the conductor says is ours."""
+        self._beat(None, self._draining.is_set())
 
     def _beat(self, timeout: float | None, draining: bool) -> bool:
         """Do so once; tell whether a conductor answered."""
@@ -96,9 +98,9 @@ class WorkerManager:
         try:
             mine = self._tools.conductor.worker_heartbeat(cml_context.service_context(), worker, held, timeout)
         except (*rpc.BUS_ERRORS, exception.CMLError) as error:
-            LOG.warning("No conductor took our heartbeat: %s", error)
+            hint = " It is of an older release: the conductors are upgraded before the workers." if rpc.is_refusal(error) else ""
+            LOG.warning("No conductor took our heartbeat: %s%s", error, hint)
             return False
-        self._patience = None
         found = {h["job_id"]: h for h in mine}
         for job_id, generation in held.items():
             if job_id not in found or found[job_id]["generation"] != generation:

@@ -99,6 +99,11 @@ class Saver:
             self._due = time.monotonic() + self._interval
             self._begin(self._save, last=False, lost=())
 
+    def has_saved(self) -> bool:
+        """Tell whether a checkpoint with files was saved in this attempt."""
+        known = self._work.job.runtime.get("checkpoint")
+        return known is not None and known["attempt"] == self._work.job.attempt and known["files"] > 0
+
     def due_in(self) -> float:
         """Seconds until the next save is to begin, or, where one is under way, until it must have been looked at."""
         return self._interval if self._busy else max(0.0, self._due - time.monotonic())

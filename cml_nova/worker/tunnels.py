@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from functools import partial
+from typing import Any
 
 from oslo_log import log as logging
 from websockets.exceptions import ConnectionClosed
@@ -37,6 +39,10 @@ LOOK = 2.0
 _FAREWELL = 3.0
 #: seconds that a login to a node may take: it is up and has been logged in to before
 _LOGIN = 15.0
+#: callers at a time beside those with tunnels: who has shown no token yet, and who is told that there is no room
+_CALLERS = 50
+#: seconds between tries to listen again
+_PAUSE = 1.0
 EOF = "eof"
 
 
@@ -149,26 +155,59 @@ class Tunnels:
     def __init__(self, tools: Tools) -> None:
         """Listen.
 
-        :raises OSError: not possible there.
+        :raises ConfigurationError: not possible there.
         """
-        conf = tools.conf.tunnel
         self._tools = tools
         self._open: set[Tunnel] = set()
+        self._callers = 0
         self._lock = threading.Condition()
         self._stopping = threading.Event()
+        self._server = self._listen()
+
+    def _listen(self) -> server.Server:
+        conf = self._tools.conf.tunnel
         # The library's own log would have tokens at the level DEBUG, and a trace for each client that hangs up early.
         wire = logging.getLogger(f"{__name__}.wire").logger
         wire.setLevel("CRITICAL")
         try:
-            self._server = server.serve(
+            found = server.serve(
                 self._serve, conf.host, conf.port, process_request=self._look_at, compression=None, max_queue=4, server_header=None,
                 close_timeout=_FAREWELL, logger=wire)
         except OSError as error:
-            raise OSError(error.errno, f"[tunnel] host, port: can't listen on {conf.host}:{conf.port}: {error.strerror}") from error
+            raise exception.ConfigurationError(f"[tunnel] host, port: can't listen on {conf.host}:{conf.port}: {error.strerror}") from error
+        found.handler = partial(self._receive, found.handler)
+        return found
 
     def start(self) -> None:
-        threading.Thread(target=self._server.serve_forever, name="tunnels", daemon=True).start()
+        threading.Thread(target=self._take, name="tunnels", daemon=True).start()
         LOG.info("Tunnels are taken at %s:%s", *self._server.socket.getsockname()[:2])
+
+    def _take(self) -> None:
+        """Take callers until the end. The library listens no more once the process had no file left for a caller, so we do so anew."""
+        while not self._stopping.is_set():
+            self._server.serve_forever()
+            self._server.socket.close()
+            while not self._stopping.wait(_PAUSE):
+                LOG.error("A caller could not be taken, for want of files as a rule; listening again")
+                try:
+                    self._server = self._listen()
+                    break
+                except exception.ConfigurationError as error:
+                    LOG.error("%s", error)
+
+    def _receive(self, handler: Callable[[socket.socket, Any], None], caller: socket.socket, address: Any) -> None:
+        """Hang up on a caller where there are too many; else have the library handle it, in this thread that it has made."""
+        with self._lock:
+            full = self._callers >= self._tools.conf.tunnel.max_sessions + _CALLERS
+            self._callers += 1
+        try:
+            if full:
+                with suppress(OSError):  # it has hung up before
+                    caller.shutdown(socket.SHUT_RDWR)
+            handler(caller, address)  # which ends at once with one who has gone
+        finally:
+            with self._lock:
+                self._callers -= 1
 
     def stop(self) -> None:
         """Take no more, and end those that are open."""

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from oslo_config import cfg
@@ -14,22 +14,26 @@ from oslo_log import log as logging
 
 from cml_nova import context as cml_context
 from cml_nova import exception, rpc
+from cml_nova.backoff import growing_pause
 from cml_nova.compute.fleet import Fleet
 from cml_nova.compute.watch import ServerWatch
 from cml_nova.conductor.rpcapi import ConductorClient
 from cml_nova.frameworks import Framework, Layout, get_framework
 from cml_nova.secrets import Vault
-from cml_nova.states import Target
+from cml_nova.states import Outcome, Target
 from cml_nova.storage import Storage
 
 LOG = logging.getLogger(__name__)
 
-#: seconds between tries of a call to the conductor that got no answer
+#: seconds, at most, between tries of a call to the conductor that got no answer
 _RPC_PAUSE = 1.0
 #: calls to conductors that the jobs of a worker have in flight: more of them would wait there, before the heartbeats
 _CALLS = 24
 #: seconds between looks whether the job is still ours while others' calls are in flight
 _TURN_CHECK = 5.0
+
+#: what is reported of a job that was cancelled; where its end was known before, that stays
+CANCELLED: dict[str, Any] = {"outcome": Outcome.CANCELLED, "cause": None, "status_reason": "The job was cancelled."}
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,12 @@ class Job:
     tasks: list[dict[str, Any]]
     #: when it was given, by this process's monotonic clock
     seen_at: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def read(cls, document: Mapping[str, Any]) -> Job:
+        """Make it of what a conductor says, which may be of a later release and say more."""
+        known = {each.name for each in fields(cls)} - {"seen_at"}
+        return cls(**{name: value for name, value in document.items() if name in known})
 
     @property
     def framework(self) -> Framework:
@@ -232,7 +242,7 @@ class Work:
         return self.job.target == Target.DELETE or self.job.outcome is not None
 
     def _load(self) -> Job:
-        return Job(**self._call(self.tools.conductor.job_get, self.lease.job_id, self.lease.generation))
+        return Job.read(self._call(self.tools.conductor.job_get, self.lease.job_id, self.lease.generation))
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -254,4 +264,6 @@ class Work:
                 raise
             except (*rpc.BUS_ERRORS, exception.DatabaseUnavailable) as error:
                 LOG.warning("No answer from a conductor about job %s, asking again: %s", self.lease.job_id, error)
-                self.lease.pause(_RPC_PAUSE)
+                # The broker has the conductors take turns. Where one does not answer, or refuses, even pauses at the heartbeats' pace would
+                # lead to that one each time, and the heartbeats to the other.
+                self.lease.pause(growing_pause(0, _RPC_PAUSE, _RPC_PAUSE))

@@ -43,7 +43,7 @@ def test_the_options_of_the_service_make_a_connection(target: Target) -> None:
 
 
 def test_no_account_is_a_clear_error() -> None:
-    with pytest.raises(exception.CloudRefused, match=r"\[cloud\]"):
+    with pytest.raises(exception.ConfigurationError, match=r"\[cloud\]"):
         session.service_connection(plain_conf())
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import socket
+import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import paramiko
 import pytest
 
-from cml_nova.compute.fleet import Server
+from cml_nova import exception
+from cml_nova.compute.fleet import Fleet, Server
 from tests.contract.conftest import Job, private, run
 from tests.harness.waiting import until
 
@@ -35,6 +37,15 @@ def test_host_key_and_user_key_come_from_user_data(connected: list[tuple[Server,
         assert code == 0
         directory, home = output.splitlines()
         assert directory == home
+
+
+def test_a_console_is_shown_to_who_owns_the_server(pair: Job, fleet: Fleet, connected: list[tuple[Server, paramiko.Transport]]) -> None:
+    assert fleet.console(connected[0][0].id, 40).strip()
+
+
+def test_a_console_of_no_server_is_not_found(fleet: Fleet) -> None:
+    with pytest.raises(exception.NotFound):
+        fleet.console(str(uuid.uuid4()), 40)
 
 
 def test_other_keys_do_not_open_it(pair: Job, connected: list[tuple[Server, paramiko.Transport]]) -> None:

@@ -51,6 +51,33 @@ def test_signal_is_told_apart_from_an_exit_code(client: Client) -> None:
     assert (task["state"], task["signal"]) == ("EXITED", 11)
 
 
+@pytest.mark.fault("oom-137-nccl")
+@pytest.mark.parametrize(("line", "code", "cause", "told"), [
+    ("nothing of note", 137, "USER_ERROR", "exited with code 137, which is what a shell makes of signal 9 (SIGKILL)"),
+    ("torch.cuda.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB", 1, "USER_ERROR", "ran out of memory of the GPU"),
+    ("RuntimeError: CUDA error: an illegal memory access was encountered", 134, "USER_ERROR", "made an error on the GPU"),
+    ("[Rank 1] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=7)", 1, "TIMEOUT", "waited too long for the others"),
+])
+def test_what_a_process_said_at_its_end_is_in_the_reason(client: Client, line: str, code: int, cause: str, told: str) -> None:
+    script = f"import os, sys; os.environ['CML_ROLE_INDEX'] == '1' and (print({line!r}), sys.stdout.flush(), os._exit({code}))"
+    job = client.finish(client.submit(document(), {"train.py": script + "\nimport time; time.sleep(60)"}))
+    assert (job["status"], job["cause"], job["exit_code"], job["failed_task"]) == ("FAILED", cause, code, "worker:1")
+    assert told in job["status_reason"]
+    assert (job["attempt"], job["infra_restarts"]) == (1, 0)
+
+
+@pytest.mark.fault("oom-137-nccl")
+def test_a_process_that_only_misses_another_one_costs_no_restart(client: Client) -> None:
+    """NCCL's words for a peer that is gone: whoever says so is not to blame."""
+    script = """
+import os, sys
+if os.environ["CML_ATTEMPT"] == "1":
+    sys.exit("RuntimeError: NCCL error: remote process exited or there was a network error")
+"""
+    job = client.succeed(client.submit(document(workers=1), {"train.py": script}))
+    assert (job["attempt"], job["infra_restarts"], job["error_restarts"]) == (2, 1, 0)
+
+
 @pytest.mark.fault("ignores-term")
 def test_processes_that_ignore_term_and_detach_are_killed(client: Client, gate: Gate) -> None:
     stubborn = '''

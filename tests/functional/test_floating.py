@@ -28,7 +28,6 @@ def floating_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack[A
 def stack(floating_stack: Stack[Any]) -> Iterator[Stack[Any]]:
     with floating_stack.guarded():
         yield floating_stack
-        until(lambda: not floating(floating_stack), 60, "the end of all floating addresses")
 
 
 @pytest.fixture

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.harness.client import Client
 from tests.harness.cloud import LocalCloud
 from tests.harness.guests import alive
+from tests.harness.stack import Stack, make_stack
 from tests.harness.training import WAIT, Gate, document
 from tests.harness.waiting import until
 
@@ -59,6 +62,22 @@ def test_a_guest_that_shuts_itself_down_is_replaced(client: Client, gate: Gate) 
     finish(client, gate, job_id)
 
 
+@pytest.mark.fault("losses-used-up")
+def test_a_node_that_is_lost_again_and_again_fails_the_job(tmp_path: Path) -> None:
+    with make_stack(tmp_path, options={"conductor": {"max_infra_restarts": 2}}) as stack, stack.guarded(), Gate() as gate:
+        client, cloud = stack.demo, stack.cloud
+        job_id = client.submit(document(env=gate.env), gate.files(WAIT))
+        for attempt in (1, 2, 3):
+            gate.expect(2 * attempt)
+            cloud.fault("server", server=client.nodes(job_id)[1]["server_id"], fault="vanish")
+        job = client.finish(job_id)
+        assert (job["status"], job["cause"]) == ("FAILED", "INFRA_LOST")
+        assert (job["attempt"], job["infra_restarts"], job["error_restarts"]) == (3, 2, 0)
+        assert "node 1" in job["status_reason"].lower()
+        assert cloud.leftovers() == []
+        assert not [visitor for visitor in gate.visitors if alive(visitor.pid)]
+
+
 @pytest.mark.fault("vm-error")
 def test_a_server_that_goes_to_error_while_it_runs_is_replaced(client: Client, cloud: LocalCloud, gate: Gate) -> None:
     job_id = client.submit(document(env=gate.env), gate.files(WAIT))
@@ -79,6 +98,22 @@ def test_no_process_of_a_lost_node_lives_on_beside_the_next_attempt(client: Clie
     [lost] = client.nodes(job_id)
     cloud.fault("settings", delete_time=8)
     cloud.fault("server", server=lost["server_id"], fault="error")
+    gate.expect(2)
+    assert not alive(first.pid)
+    cloud.fault("settings", delete_time=0)  # of the others
+    finish(client, gate, job_id)
+
+
+@pytest.mark.fault("vm-error")
+def test_no_process_of_a_node_lost_while_the_service_is_dead_lives_on(stack: Stack, client: Client, cloud: LocalCloud, gate: Gate) -> None:
+    """Who takes over learns of the loss while it connects to the node."""
+    job_id = client.submit(document(env=gate.env, workers=1), gate.files(WAIT))
+    [first] = gate.expect(1)
+    [lost] = client.nodes(job_id)
+    stack.service.kill()
+    cloud.fault("settings", delete_time=8)
+    cloud.fault("server", server=lost["server_id"], fault="error")
+    stack.service.start()
     gate.expect(2)
     assert not alive(first.pid)
     cloud.fault("settings", delete_time=0)  # of the others

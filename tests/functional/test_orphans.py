@@ -44,18 +44,22 @@ class Leaker:
         return str(answer.json()[next(iter(body))]["id"])
 
     def leak(self, job_id: str) -> dict[str, str]:
-        """Leave a server, its security group, and a port with that group; give their ids by kind."""
+        """Leave a server, its security group, a port with that group, and a floating address; give their ids by kind."""
         deployment = self._deployment
         group = self.post("/network/v2.0/security-groups", security_group={
             "name": f"cml-{deployment}-{job_id}", "description": f"Nodes of a cml_nova job; deployment={deployment}"})
-        [network] = [n["id"] for n in self._cloud.get("/network/v2.0/networks", "local-service")["networks"] if n["name"] == "local-net"]
+        networks = {n["name"]: n["id"] for n in self._cloud.get("/network/v2.0/networks", "local-service")["networks"]}
+        network = networks["local-net"]
+        floating = self.post("/network/v2.0/floatingips", floatingip={
+            "floating_network_id": networks["local-external"],
+            "description": f"Node of a cml_nova job; deployment={deployment}; job={job_id}"})
         port = self.post("/network/v2.0/ports", port={"network_id": network, "security_groups": [group]})
         image = self._cloud.get("/image/v2/images", "local-service")["images"][0]["id"]
         flavor = self._cloud.get("/compute/v2.1/flavors", "local-service")["flavors"][0]["id"]
         server = self.post("/compute/v2.1/servers", server={
             "name": "leaked", "flavorRef": flavor, "imageRef": image, "networks": [{"uuid": network}], "security_groups": [{"name": group}],
             "tags": ["cml-nova", f"cml:deployment:{deployment}", f"cml:job:{job_id}", "cml:gen:1", "cml:pool:0"]})
-        return {"server": server, "group": group, "port": port}
+        return {"server": server, "group": group, "port": port, "floating": floating}
 
 
 def metric(name: str) -> float:
@@ -76,11 +80,11 @@ def test_the_conductor_deletes_what_a_done_job_and_one_unknown_have_left(watchfu
         client.succeed(job_id)
         leaker = Leaker(cloud, watchful.service.config_file)
         left = [*leaker.leak(job_id).values(), *leaker.leak(str(uuid.uuid4())).values()]
-        assert len(left) == 6
+        assert len(left) == 8
         until(lambda: not cloud.leftovers(), 60, "the end of all orphans")
         told = {event["detail"]["kind"] for event in client.events(job_id) if event["kind"] == "orphan"}
-        assert told >= {"server", "group"}
-        until(lambda: metric("cml_nova_orphans_deleted_total") >= 4, 30, "the count of the deleted")
+        assert told >= {"server", "group", "floating"}
+        until(lambda: metric("cml_nova_orphans_deleted_total") >= 6, 30, "the count of the deleted")
         assert metric("cml_nova_orphans_found_total") >= metric("cml_nova_orphans_deleted_total")
         assert metric("cml_nova_workers_alive") == 1
         assert metric("cml_nova_jobs{") == 0

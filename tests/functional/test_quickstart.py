@@ -150,15 +150,19 @@ def test_port_that_is_taken(quickstart: Quickstart, option: str) -> None:
     assert "servers left" not in done.stdout
 
 
-def test_interrupted(quickstart: Quickstart) -> None:
-    """Ctrl-C cancels the job before anything is stopped, so that its servers are deleted."""
-    with quickstart.started() as process:
+@pytest.mark.parametrize(("number", "code", "args"), [
+    (signal.SIGINT, 130, []), (signal.SIGTERM, 143, []), (signal.SIGTERM, 143, ["--keep"]),
+])
+def test_interrupted(quickstart: Quickstart, number: signal.Signals, code: int, args: list[str]) -> None:
+    """The job is cancelled before anything is stopped, so that its servers are deleted; then the service is stopped, and the cloud."""
+    with quickstart.started(*args) as process:
         assert process.stdout is not None and process.stderr is not None
         for line in process.stdout:
             if line.startswith("-- BUILDING"):
                 break
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         out, err = process.stdout.read(), process.stderr.read()
-    assert process.wait() == 130, f"{out}\n{err}"
+    assert process.wait() == code, f"{out}\n{err}"
     assert "-- CANCELLED" in out
     assert one(r"^servers left in the cloud: (\d+)$", out) == "0"
+    assert quickstart.processes() == []

@@ -48,6 +48,23 @@ def test_cut_path_stops_nothing_and_loses_no_line(client: Client, cloud: LocalCl
         assert lines == ticked(len(lines))
 
 
+@pytest.mark.fault("slow-sshd")
+def test_machines_that_take_their_time_with_each_login_are_waited_for(client: Client, cloud: LocalCloud, gate: Gate) -> None:
+    cloud.fault("settings", login_delay=3)
+    cloud.forget_calls()
+    job_id = client.submit(document(env=gate.env), gate.files(TICK))
+    gate.expect(2)
+    server = client.nodes(job_id)[1]["server_id"]
+    cloud.fault("server", server=server, fault="cut")
+    cloud.fault("server", server=server, fault="mend")
+    gate.open()
+    job = client.succeed(job_id)
+    assert (job["attempt"], job["infra_restarts"], cloud.calls()["compute POST /servers"]) == (1, 0, 1)
+    for task in ("worker:0", "worker:1"):
+        lines = client.log(job_id, task).splitlines()
+        assert lines == ticked(len(lines))
+
+
 @pytest.mark.fault("ssh-cut-long")
 def test_paths_cut_for_longer_than_every_time_out(client: Client, cloud: LocalCloud, gate: Gate) -> None:
     """Longer than connect_timeout and unreachable_after together, which are 5 and 6 s here and 30 s each with an operator."""

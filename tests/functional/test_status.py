@@ -138,3 +138,16 @@ def test_a_bus_that_does_not_answer(operator: Operator) -> None:
     assert check["result"] == Code.FAILURE
     assert "transport_url" in check["details"]
     assert "secret" not in check["details"]
+
+
+@pytest.mark.parametrize(("url", "result", "words"), [
+    ("wss://cloud.example/ml-tunnel", Code.SUCCESS, ""),
+    ("ws://localhost:8773", Code.SUCCESS, ""),
+    ("ws://192.0.2.7:8773", Code.WARNING, "TLS"),
+    ("https://cloud.example/ml-tunnel", Code.FAILURE, "wss://"),
+    ("wss:cloud.example", Code.FAILURE, "wss://"),
+])
+def test_where_users_are_told_to_find_tunnels(operator: Operator, url: str, result: Code, words: str) -> None:
+    check = operator.check(tunnel={"public_url": url})["Tunnels"]
+    assert check["result"] == result
+    assert words in (check["details"] or "")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import resource
+import select
+import socket
 import threading
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import websocket
@@ -142,6 +147,49 @@ def threads(pid: int) -> int:
 
 def files(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def test_callers_who_show_no_token_are_hung_up_on_where_there_are_too_many(tmp_path: Path, gate: Gate) -> None:
+    with make_stack(tmp_path, shape="standalone", options={"tunnel": {"max_sessions": 2}}) as stack, stack.guarded():
+        client, [daemon] = stack.demo, stack.service.daemons
+        job_id = start(client, gate)
+        told = ask(client, job_id, port=PORT)
+        held, before = Tunnel(told), threads(daemon.pid)
+        where = urlsplit(stack.service.tunnel_urls[0])
+        with ExitStack() as callers:
+            silent = [callers.enter_context(socket.create_connection((where.hostname or "", where.port or 0))) for _ in range(150)]
+            # Within five seconds: after ten all would end that have sent nothing, were there room for them or not.
+            until(lambda: len(select.select(silent, (), (), 0)[0]) >= 90, 5, "the end of those who are too many")
+            # Each of those who are not too many takes two; HTTP's may have grown, and the last that were hung up on may still be ending.
+            until(lambda: threads(daemon.pid) <= before + 2 * 52 + 2, 9, "the end of the threads of those who are too many")
+            assert echo(held, b"abc") == b"0:cba", "who has a tunnel does not notice"
+        until(lambda: threads(daemon.pid) <= before + 2, 30, "the end of their threads")
+        assert echo(Tunnel(told), b"abc") == b"0:cba"
+        gate.open()
+        client.succeed(job_id)
+
+
+def test_tunnels_are_taken_again_after_files_have_run_out(tmp_path: Path, gate: Gate) -> None:
+    with make_stack(tmp_path, shape="standalone") as stack, stack.guarded():
+        client, [daemon] = stack.demo, stack.service.daemons
+        job_id = start(client, gate)
+        told = ask(client, job_id, port=PORT)
+        limits = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (3, limits[1]))  # what is open stays open
+        with pytest.raises((OSError, websocket.WebSocketException)):
+            Tunnel(told)
+        until(lambda: "A caller could not be taken" in daemon.log_path.read_text(), 30, "word of it in the log")
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, limits)
+        assert echo(until(lambda: reached(told), 30, "tunnels are taken again"), b"abc") == b"0:cba"
+        gate.open()
+        client.succeed(job_id)
+
+
+def reached(told: dict[str, Any]) -> Tunnel | None:
+    try:
+        return Tunnel(told)
+    except ConnectionError:
+        return None
 
 
 def test_limits_and_the_end_of_a_worker(tmp_path: Path, gate: Gate) -> None:

@@ -31,15 +31,16 @@ _ADMIN_HEADERS = {"OpenStack-API-Version": "compute 2.90"}
 
 @dataclass(frozen=True)
 class Inventory:
-    """Ids of all servers, ports and security groups of all projects, each with a word on what it is."""
+    """Ids of all servers, ports, security groups and floating addresses of all projects, each with a word on what it is."""
 
     servers: dict[str, str] = field(default_factory=dict)
     ports: dict[str, str] = field(default_factory=dict)
     groups: dict[str, str] = field(default_factory=dict)
+    floating: dict[str, str] = field(default_factory=dict)
 
     def beyond(self, baseline: Inventory) -> list[str]:
         """List what is here and was not in ``baseline``."""
-        return [f"{kind} {name} ({ident})" for kind in ("servers", "ports", "groups")
+        return [f"{kind} {name} ({ident})" for kind in ("servers", "ports", "groups", "floating")
                 for ident, name in getattr(self, kind).items() if ident not in getattr(baseline, kind)]
 
 
@@ -58,7 +59,7 @@ class LocalCloud(Cloud):
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._defaults = {"boot_time": boot_time, "delete_time": 0.0, "gpus": gpus, "host_status": 0, "cell_down": 0,
-                          "leave_ports": 0}
+                          "leave_ports": 0, "login_delay": 0}
         command = ["cml-nova-localcloud", "serve", "--state-dir", str(directory), "--host", "127.0.0.1", "--port", str(self.port),
                    "--network", f"127.{random.randrange(65, 255)}.0.0/16", "--gpus", str(gpus), "--boot-time", str(boot_time),
                    "--delete-time", "0", *args]
@@ -123,6 +124,8 @@ class LocalCloud(Cloud):
             {server["id"]: f"{server['name']} {server['status']} {server['tags']}" for server in self.servers()},
             {port["id"]: f"of device {port['device_id']!r}" for port in self.get("/network/v2.0/ports")["ports"]},
             {group["id"]: group["name"] for group in self.get("/network/v2.0/security-groups")["security_groups"]},
+            {one["id"]: f"{one['floating_ip_address']} {one['description']}"
+             for one in self.get("/network/v2.0/floatingips")["floatingips"]},
         )
 
     def leftovers(self) -> list[str]:

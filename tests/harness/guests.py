@@ -63,6 +63,12 @@ def sessions(home: str) -> list[int]:
     return sorted(pids)
 
 
+def users(path: Path) -> list[int]:
+    """List the processes that have a file open."""
+    found = _find(lambda entry: any(fd.readlink() == path for fd in (entry / "fd").iterdir()))
+    return [int(process.partition(" ")[0]) for process in found]
+
+
 def _fields(pid: int) -> list[str]:
     """Give what ``/proc`` says of a process after its name: state, parent, group, session and so on."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

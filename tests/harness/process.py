@@ -16,7 +16,8 @@ from tests.harness.waiting import until
 class Daemon:
     """A process that is started, killed and started again.
 
-    :param env: over ours; it may be changed in ``env`` before a start.
+    :param command: its program, of those that are installed with the service, and arguments; like ``env`` it may be changed before a start.
+    :param env: over ours.
     :param family: it has processes of its own, which are killed with it, as systemd does with all of a unit.
     """
 
@@ -24,7 +25,7 @@ class Daemon:
                  family: bool = False) -> None:
         self.name = name
         self.log_path = log_path
-        self._command = [str(Path(sys.executable).parent / command[0]), *command[1:]]
+        self.command = list(command)
         self.env = {**os.environ, **(env or {})}
         self._family = family
         self._process: subprocess.Popen[bytes] | None = None
@@ -41,8 +42,9 @@ class Daemon:
     def start(self) -> None:
         """Start it. Whoever needs it ready waits for that in the way that its clients see."""
         assert not self.alive, f"{self.name} runs already"
+        command = [str(Path(sys.executable).parent / self.command[0]), *self.command[1:]]
         with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.env,
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.env,
                                              start_new_session=self._family)
 
     def kill(self) -> None:

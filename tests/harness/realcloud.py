@@ -29,10 +29,11 @@ from tests.harness.waiting import until
 #: the service under test has an account of its own, so that another one on the same cloud is not met
 _USER, _PROJECT = "cml_nova_tests", "cml-nodes-tests"
 _REPOSITORY = Path(__file__).resolve().parents[2]
-#: as operators get it, but for what makes a test wait for nothing else
+#: as operators get it, but for what makes a test wait for nothing else; a guest that does not come up is replaced before a test gives up
 _OPTIONS: Options = {
     "api": {"max_nodes": 10},
-    "conductor": {"lease_time": 20, "sweep_interval": 1, "queue_retry_min": 2, "queue_retry_max": 8, "orphan_interval": 3600},
+    "conductor": {"lease_time": 20, "sweep_interval": 1, "queue_retry_min": 2, "queue_retry_max": 8, "orphan_interval": 3600,
+                  "bootstrap_timeout": 180},
     "worker": {"heartbeat_interval": 3, "drain_timeout": 5},
     "remote": {"stop_grace": 3},
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -152,6 +153,12 @@ class Daemons(Service):
     @property
     def tunnel_urls(self) -> list[str]:
         return [f"ws://127.0.0.1:{port}" for port in self._tunnel_ports]
+
+    def await_at_work(self, *daemons: Daemon) -> None:
+        """Wait until conductors and workers, all or these, say that they are up; the API's answer does not tell that."""
+        for daemon in daemons or (*self.conductors, *self.workers):
+            mark = re.compile(rf" {daemon.pid} INFO cml_nova\.(conductor|worker)\.service .* is up$", re.MULTILINE)
+            until(lambda daemon=daemon, mark=mark: mark.search(daemon.log_path.read_text()), 120, f"{daemon.name} at work")  # type: ignore[misc]
 
     def _tunnel_file(self, worker: int) -> str:
         """Give a worker, of several on one host, a port of its own for tunnels."""

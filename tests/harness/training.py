@@ -55,6 +55,16 @@ print("lines", count, flush=True)
 '''
 
 
+#: makes an output, ``big``, that takes a moment to collect
+BIG_OUTPUT = '''
+import os
+
+with open(os.path.join(os.environ["CML_OUTPUT_DIR"], "big"), "wb") as file:
+    for _ in range(300):
+        file.write(os.urandom(1 << 20))
+'''
+
+
 def ticked(lines: int) -> list[str]:
     """Give what ``TICK`` has printed when it has ended with so many lines."""
     return [*(f"line {number}" for number in range(lines - 1)), f"lines {lines - 1}"]

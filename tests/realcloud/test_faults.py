@@ -83,7 +83,7 @@ def test_nova_api_is_down_while_servers_are_to_be_deleted(stack: Stack[RealCloud
     assert stack.demo.succeed(training.id)["attempt"] == 1
 
 
-@pytest.mark.fault("guest-killed")
+@pytest.mark.fault("vm-crashed")
 def test_guest_destroyed_behind_novas_back_is_replaced(client: Client, cloud: RealCloud, nodes: Nodes) -> None:
     job_id = client.submit(document(cloud.settings, command=WAIT, **nodes.keys))
     nodes.await_all(job_id)
@@ -102,6 +102,7 @@ def test_guest_destroyed_behind_novas_back_is_replaced(client: Client, cloud: Re
 _TICK = "i=0; until [ -e ~/open ]; do echo line $i; i=$((i+1)); sleep 0.5; done; echo lines $i"
 
 
+@pytest.mark.fault("ssh-cut", "node-frozen")
 @pytest.mark.parametrize(("strike", "mend"), [("guest-netdown", "guest-netup"), ("guest-freeze", "guest-thaw")])
 def test_node_that_does_not_answer_for_a_while_is_kept_and_loses_no_line(client: Client, cloud: RealCloud, nodes: Nodes, strike: str,
                                                                         mend: str) -> None:

@@ -82,6 +82,19 @@ def test_worker_killed_another_takes_over(stack: Stack, training: Training) -> N
     training.finish()
 
 
+@pytest.mark.fault("cancel-taken-over")
+def test_cancel_right_after_another_worker_has_taken_over(stack: Stack, training: Training) -> None:
+    """Before it knows its nodes: it has to find and stop what the dead one has started."""
+    training.worker.kill()
+    until(lambda: any(event["kind"] == "lease" for event in stack.demo.events(training.id)), 30, "another worker takes the job over")
+    stack.demo.cancel(training.id)
+    assert stack.demo.finish(training.id)["status"] == "CANCELLED"
+    assert stack.cloud.leftovers() == []
+    assert not any(guests.alive(process.pid) for process in training.processes)
+    lines = stack.demo.log(training.id).splitlines()
+    assert lines == [f"line {number}" for number in range(len(lines))], "what it had printed is not all there"
+
+
 @pytest.mark.fault("worker-killed")
 def test_all_workers_killed_and_started_again(daemons: Daemons, training: Training) -> None:
     for worker in daemons.workers:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from collections.abc import Iterator
@@ -14,6 +13,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools" / "lib"))
 
 import servers
+import sqlalchemy as sa
+from chaos_wire import Wire
 
 from tests.harness import guests
 from tests.harness.service import Daemons
@@ -31,20 +32,24 @@ OPTIONS = {"conductor": {"lease_time": LEASE}, "oslo_messaging_rabbit": {"rabbit
 AWAY = 2 * LEASE
 DATABASES = {"mariadb": ("CML_TEST_MYSQL_URL", servers.start_mariadb), "postgresql": ("CML_TEST_POSTGRES_URL", servers.start_postgresql)}
 
+#: seconds before a server's start is over in which it may have answered already
+STARTING = 1
+
 #: for what concerns the bus and the daemons, and is the same over either database
 on_one_database = pytest.mark.parametrize("outage_of_module", ["mariadb"], indirect=True, scope="module")
 
 
 class Outage:
-    """A stack with servers of its own, which may be stopped and started."""
+    """A stack with servers of its own, which may be stopped and started, and a wire to the bus that may be cut."""
 
-    def __init__(self, stack: Stack, database: servers.Private, bus: servers.Private) -> None:
+    def __init__(self, stack: Stack, database: servers.Private, bus: servers.Private, wire: Wire) -> None:
         assert isinstance(stack.service, Daemons)
         self.stack = stack
         self.client = stack.demo
         self.daemons = stack.service
         self.database = database
         self.bus = bus
+        self.wire = wire
 
     @contextmanager
     def without(self, server: servers.Private) -> Iterator[None]:
@@ -58,12 +63,29 @@ class Outage:
             assert server.launch is not None
             server.launch()
 
+    @contextmanager
+    def failover(self) -> Iterator[None]:
+        """Have all connections end and new ones meet a database that only reads, for so long at least; and that again at the end."""
+        name = self.daemons.database.name
+        engine = sa.create_engine(self.database.url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+
+        def switch(read_only: str) -> None:
+            with engine.connect() as connection:
+                connection.execute(sa.text(f"ALTER DATABASE {name} SET default_transaction_read_only = {read_only}"))
+                connection.execute(sa.text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"), {"name": name})
+
+        switch("on")
+        began = time.monotonic()
+        try:
+            yield
+            time.sleep(max(0.0, AWAY - (time.monotonic() - began)))
+        finally:
+            switch("off")
+
     def start(self) -> None:
         """Start the daemons that do not run, and wait until all are at work."""
         self.daemons.start()
-        for daemon in (*self.daemons.conductors, *self.daemons.workers):
-            mark = re.compile(rf" {daemon.pid} INFO cml_nova\.service .* is up$", re.MULTILINE)
-            until(lambda daemon=daemon, mark=mark: mark.search(daemon.log_path.read_text()), 120, f"{daemon.name} at work")  # type: ignore[misc]
+        self.daemons.await_at_work()
 
     def taken_over(self, job_id: str) -> bool:
         return any(event["kind"] == "lease" for event in self.client.events(job_id))
@@ -78,9 +100,12 @@ def outage_of_module(request: pytest.FixtureRequest, tmp_path_factory: pytest.Te
         database, bus = start(directory), servers.start_rabbitmq(directory)
         cleanup.callback(database.stop)
         cleanup.callback(bus.stop)
-        environ = {"CML_TEST_RABBIT_URL": bus.url, "CML_TEST_DATABASE_URL": database.url}
+        bus_url = sa.make_url(bus.url)
+        wire = cleanup.enter_context(Wire(bus_url.port or 0))
+        environ = {"CML_TEST_RABBIT_URL": bus_url.set(port=wire.port).render_as_string(hide_password=False),
+                   "CML_TEST_DATABASE_URL": database.url}
         stack = cleanup.enter_context(make_stack(directory / "stack", environ=environ, shape="daemons", options=OPTIONS))
-        yield Outage(stack, database, bus)
+        yield Outage(stack, database, bus, wire)
 
 
 @pytest.fixture
@@ -178,16 +203,55 @@ def test_bus_away_while_jobs_are_in_every_phase(outage: Outage, gate: Gate, seco
     jobs.finish()
 
 
+@on_one_database
+@pytest.mark.fault("bus-restart")
+def test_bus_restarts_while_jobs_are_in_every_phase(outage: Outage, gate: Gate, second_gate: Gate) -> None:
+    jobs = Jobs(outage, gate, second_gate)
+    outage.bus.restart()
+    jobs.go_on()
+    jobs.finish()
+
+
+@on_one_database
+@pytest.mark.fault("bus-cut")
+def test_way_to_the_bus_is_cut_and_nobody_is_told(outage: Outage, gate: Gate, second_gate: Gate) -> None:
+    """What was sent meanwhile arrives at the end, when it is long out of date."""
+    jobs = Jobs(outage, gate, second_gate)
+    outage.wire.cut()
+    try:
+        jobs.go_on()
+        time.sleep(AWAY)
+    finally:
+        outage.wire.mend()
+    jobs.finish()
+
+
+@pytest.mark.fault("database-failover")
+@pytest.mark.parametrize("outage_of_module", ["postgresql"], indirect=True, scope="module")
+def test_database_that_only_reads_for_a_while(outage: Outage, gate: Gate, second_gate: Gate) -> None:
+    """As the one that was the first until the failover does."""
+    jobs = Jobs(outage, gate, second_gate)
+    with outage.failover():
+        refused = outage.client.request("POST", f"/v1/jobs/{jobs.training}/cancel")
+        assert (refused.status_code, refused.json()["error"]["slug"]) == (503, "database_unavailable"), refused.text
+        jobs.go_on()
+    jobs.finish()
+
+
 @pytest.mark.fault("worker-killed-in-outage")
-def test_dead_worker_is_found_after_an_outage_too(outage: Outage, gate: Gate) -> None:
+@pytest.mark.parametrize("away", ["bus", "database"])
+def test_dead_worker_is_found_after_an_outage_too(outage: Outage, gate: Gate, away: str) -> None:
     """Nothing is taken over during the outage and for one lease time after it, but then it is."""
     job_id = outage.client.submit(document(env=gate.env), gate.files(WAIT))
     processes = gate.expect(2)
     outage.client.wait_status(job_id, "RUNNING")
     carriers = [w for w in outage.daemons.workers if f"Job {job_id} goes from".encode() in w.log_path.read_bytes()]
-    with outage.without(outage.bus):
+    with outage.without(getattr(outage, away)):
         carriers[0].kill()
+    back = time.monotonic()
+    until(lambda: outage.client.request("GET", "/v1/jobs").ok, 10, "the API's answer")
     until(lambda: outage.taken_over(job_id), LEASE + 30, "another worker takes the job over")
+    assert time.monotonic() - back > LEASE - STARTING, "taken over before all had been well for one lease time"
     gate.open()
     assert outage.client.succeed(job_id)["attempt"] == 1
     assert gate.visitors == processes

@@ -8,7 +8,12 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from bootstrap import BootstrapError, say
+from bootstrap import BootstrapError, call, say
+
+#: held by the tool that installs
+_LOCK = "/run/cml-nova-apt.lock"
+#: seconds that apt-get waits for another one
+_WAIT = 600
 
 
 def install(packages: Sequence[str], needed_by: str, log_dir: Path) -> None:
@@ -25,10 +30,13 @@ def install(packages: Sequence[str], needed_by: str, log_dir: Path) -> None:
     policy = Path("/usr/sbin/policy-rc.d")
     log_path = log_dir / "apt.log"
     script = (
-        "set -e; export DEBIAN_FRONTEND=noninteractive; "
-        f"if [ ! -e {policy} ]; then trap 'rm -f {policy}' EXIT; printf '#!/bin/sh\\nexit 101\\n' > {policy}; chmod 755 {policy}; fi; "
-        f"install='apt-get install -y --no-install-recommends {' '.join(packages)}'; $install || {{ apt-get update; $install; }}")
+        # One of our tools after the other, because of the policy; then after whatever else the machine is installing.
+        f"set -e; export DEBIAN_FRONTEND=noninteractive; exec 9> {_LOCK}; flock 9; "
+        f"if [ ! -e {policy} ]; then trap 'rm -f {policy}' EXIT; trap 'exit 143' TERM; "
+        f"printf '#!/bin/sh\\nexit 101\\n' > {policy}; chmod 755 {policy}; fi; "
+        f"install='apt-get -o DPkg::Lock::Timeout={_WAIT} install -y --no-install-recommends {' '.join(packages)}'; "
+        "$install || { apt-get update; $install; }")
     with log_path.open("ab") as log:
-        code = subprocess.call([*become, "sh", "-c", script], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        code = call([*become, "sh", "-c", script], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
     if code:
         raise BootstrapError(f"apt-get could not install {' '.join(packages)}; see {log_path}")

@@ -52,6 +52,27 @@ def result(bench: str, case: str, metric: str, value: float, unit: str, samples:
                       "samples": [round(sample, 6) for sample in samples]}), flush=True)
 
 
+class Aims:
+    """What figures may be at most. Each is told when it is known, and all are once more at the end."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self._missed = 0
+
+    def at_most(self, what: str, figure: float, most: float, unit: str) -> None:
+        """Judge a figure."""
+        met = figure <= most
+        self._missed += not met
+        self._lines.append(f"{'met' if met else 'MISSED':>6}: {what}: {figure:.4g} {unit}, the aim is at most {most:g} {unit}")
+        say(self._lines[-1])
+
+    def conclude(self) -> None:
+        """:raises SystemExit: an aim is missed."""
+        say("\n".join(["Aims:", *self._lines]))
+        if self._missed:
+            raise SystemExit(f"bench: {self._missed} of {len(self._lines)} aims are missed")
+
+
 def percentile(samples: Sequence[float], share: float) -> float:
     """Give the smallest sample that is not exceeded by this share of them."""
     return sorted(samples)[max(0, math.ceil(share * len(samples)) - 1)]
@@ -296,4 +317,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    bootstrap.run_tool("bench", main, sys.argv[1:])

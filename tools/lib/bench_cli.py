@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from statistics import median
 
+import bootstrap
 import requests
 from bench import api_process, check, cpu_seconds, fill, job, result
 
@@ -106,4 +107,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    bootstrap.run_tool("bench", main, sys.argv[1:])

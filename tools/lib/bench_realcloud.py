@@ -234,4 +234,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    bootstrap.run_tool("bench", main, sys.argv[1:])

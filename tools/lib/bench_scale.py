@@ -3,7 +3,8 @@ and a MariaDB of their own, on the local cloud, with jobs of simulated guests (s
 
 A burst of jobs is submitted; all run; then the daemons are watched while nothing but logs and signs of life comes in; jobs are
 cancelled, one after the other; the others end by themselves. Prints one JSON object a line as tools/lib/bench.py does. The run is judged
-at its end: it fails where a job did not end as it should, a lease was lost, a line of a log is missing or something is left in the cloud.
+at its end: it fails where a job did not end as it should, a lease was lost, a line of a log is missing, something is left in the cloud, or
+an aim is missed.
 
 Runs inside the virtual environment that tools/bench has prepared.
 """
@@ -18,17 +19,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import bootstrap
 import requests
 import servers
 import sqlalchemy as sa
-from bench import AS_SHIPPED, cpu_seconds, percentile, result, say
+from bench import AS_SHIPPED, Aims, cpu_seconds, percentile, result, say
 
 from tests.harness.client import SERVICE_TYPE, Client
 from tests.harness.cloud import LocalCloud
@@ -39,7 +41,9 @@ LINES_PER_MINUTE = 6
 SUBMITTERS = 16
 #: seconds that the daemons get to calm down after the last job has begun to run
 CALM = 20
-CANCELS = 20
+CANCELS = 60
+#: aims: seconds until a burst is accepted, what all daemons together take in the steady state, seconds from a cancel to the last delete
+ACCEPTED, CORES, MEMORY_MIB, CANCELLED = 60, 1, 1024, 2
 #: what tells the work of the database, and of the bus
 STATEMENTS = ("Com_select", "Com_insert", "Com_update", "Com_delete", "Com_commit")
 DELETE, LOOK = "compute DELETE /servers/{id}", "compute GET /servers/detail"
@@ -115,7 +119,7 @@ def stack(directory: Path, jobs: int = 64, workers: int = 1) -> Iterator[Stack]:
         yield Stack(cloud, service, Client(cloud.session("local")), engine, broker)
 
 
-def measure(jobs: int, nodes: int, seconds: float, watched: float, directory: Path) -> None:
+def measure(jobs: int, nodes: int, seconds: float, watched: float, directory: Path, aims: Aims) -> None:
     """Take so many jobs from their submission to their end."""
     case = f"jobs={jobs} nodes={nodes}"
     document = {"name": "bench", "image": "simulated", "flavor": "cpu.small", "workers": nodes,
@@ -125,13 +129,13 @@ def measure(jobs: int, nodes: int, seconds: float, watched: float, directory: Pa
         client.succeed(client.submit({**document, "command": "simulate"}))  # tokens, discovery, the network
         before = running.counts()
         began = time.monotonic()
-        ids = submit(running, document, jobs, case)
+        ids = submit(running, document, jobs, case, aims)
         await_phase(running, "RUNNING", jobs, began + seconds)
         took = time.monotonic() - began
         result("scale", case, "all_running", took, "s", [took])
         time.sleep(CALM)
-        steady(running, case, watched)
-        cancelled = cancel(running, case, ids, nodes)
+        steady(running, case, watched, aims)
+        cancelled = cancel(running, case, ids, nodes, aims)
         peak(running, case, "before_end")
         say(f"scale {case}: waiting for the end of all")
         await_phase(running, "DONE", jobs + 1, time.monotonic() + 2 * seconds + 300)
@@ -144,7 +148,7 @@ def measure(jobs: int, nodes: int, seconds: float, watched: float, directory: Pa
         judge(running, ids, cancelled, nodes, seconds)
 
 
-def submit(running: Stack, document: dict[str, Any], jobs: int, case: str) -> list[str]:
+def submit(running: Stack, document: dict[str, Any], jobs: int, case: str, aims: Aims) -> list[str]:
     """Submit all jobs as fast as they are accepted."""
     session = running.cloud.session("local")
     url = session.get_endpoint(service_type=SERVICE_TYPE)
@@ -163,6 +167,7 @@ def submit(running: Stack, document: dict[str, Any], jobs: int, case: str) -> li
     took = time.monotonic() - began
     times = [seconds for _, seconds in answers]
     result("scale", case, "all_accepted", took, "s", [took])
+    aims.at_most(f"{case}: all accepted", took, ACCEPTED, "s")
     result("scale", case, "accepted_p50", median(times), "s", [median(times)])
     result("scale", case, "accepted_p99", percentile(times, 0.99), "s", [percentile(times, 0.99)])
     return [job_id for job_id, _ in answers]
@@ -191,7 +196,7 @@ def usage(running: Stack) -> str:
                      for name, pids in running.processes().items())
 
 
-def steady(running: Stack, case: str, watched: float) -> None:
+def steady(running: Stack, case: str, watched: float, aims: Aims) -> None:
     """Watch the daemons for a while in which nothing happens but what always does."""
     pids = running.processes()
     cloud = running.cloud.daemon
@@ -208,8 +213,10 @@ def steady(running: Stack, case: str, watched: float) -> None:
         result("scale", case, f"memory {name}", max(size[name] for size in sizes), "bytes", [size[name] for size in sizes])
         result("scale", case, f"threads {name}", sum(map(threads, pids[name])), "threads", [sum(map(threads, pids[name]))])
     result("scale", case, "cpu all", sum(shares.values()), "cores", [sum(shares.values())])
+    aims.at_most(f"{case}: processor time of all daemons in the steady state", sum(shares.values()), CORES, "cores")
     totals = [sum(size.values()) for size in sizes]
     result("scale", case, "memory all", max(totals), "bytes", totals)
+    aims.at_most(f"{case}: memory of all daemons in the steady state", max(totals) / 2**20, MEMORY_MIB, "MiB")
     rate = (running.statements() - statements) / took
     result("scale", case, "statements", rate, "statements/s", [rate])
     rate = (running.cloud.calls().get(LOOK, 0) - looks) / took
@@ -226,7 +233,7 @@ def peak(running: Stack, case: str, when: str) -> None:
         result("scale", case, f"peak {name} {when}", size, "bytes", [size])
 
 
-def cancel(running: Stack, case: str, ids: Sequence[str], nodes: int) -> set[str]:
+def cancel(running: Stack, case: str, ids: Sequence[str], nodes: int, aims: Aims) -> set[str]:
     """Cancel some jobs, one after the other; give their ids."""
     chosen = random.sample(list(ids), min(CANCELS, max(1, len(ids) // 5)))
     times = []
@@ -242,6 +249,7 @@ def cancel(running: Stack, case: str, ids: Sequence[str], nodes: int) -> set[str
         say(f"scale {case}: cancel to last delete {times[-1]:.3f} s")
     result("scale", case, "cancel_to_delete_p50", median(times), "s", times)
     result("scale", case, "cancel_to_delete_max", max(times), "s", times)
+    aims.at_most(f"{case}: cancel to last delete, the longest of {len(times)}", max(times), CANCELLED, "s")
     return set(chosen)
 
 
@@ -271,6 +279,19 @@ def judge(running: Stack, ids: Sequence[str], cancelled: set[str], nodes: int, s
     say(f"scale: {len(rows)} jobs ended as they should, no lease was lost, sampled logs are whole, nothing is left")
 
 
+def parse_cases(parser: argparse.ArgumentParser, cases: Collection[str], argv: list[str]) -> argparse.Namespace:
+    """Parse the arguments of a bench that has cases, of which some may be chosen; make the directory that is to be kept."""
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(cases)}; all of them without one")
+    parser.add_argument("--state-dir", help="where the virtual environment is kept")
+    parser.add_argument("--keep", type=Path, help="directory for logs and data, which are kept; without it they are not")
+    options = parser.parse_args(argv)
+    if unknown := set(options.cases) - set(cases):
+        parser.error(f"there is no case {', '.join(sorted(unknown))}")
+    if options.keep:
+        options.keep.mkdir(parents=True)
+    return options
+
+
 def memory(pid: int) -> int:
     """Give the proportional set size of a process in bytes: what it shares counts for its part."""
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
@@ -298,6 +319,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--watched", type=float, default=60, help="seconds for which the daemons are watched (60)")
     parser.add_argument("--keep", type=Path, help="directory for logs and data, which are kept; without it they are not")
     options = parser.parse_args(argv)
+    aims = Aims()
     for jobs in options.jobs or (10, 100, 1000):
         with ExitStack() as cleanup:
             if options.keep:
@@ -305,8 +327,9 @@ def main(argv: list[str]) -> None:
                 directory.mkdir(parents=True)
             else:
                 directory = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="cml-bench-")))
-            measure(jobs, options.nodes, options.seconds or 90 + 0.5 * jobs, options.watched, directory)
+            measure(jobs, options.nodes, options.seconds or 90 + 0.5 * jobs, options.watched, directory, aims)
+    aims.conclude()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    bootstrap.run_tool("bench", main, sys.argv[1:])

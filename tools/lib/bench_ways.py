@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import bootstrap
 import openstack
 import paramiko
 
@@ -280,16 +281,15 @@ class Ansible(Way):
         command = [f"{self.venv}/bin/ansible-playbook", "-i", str(inventory), str(FILES / "playbook.yaml")]
         command += [word for name, value in variables.items() for word in ("-e", f"{name}={value}")]
         course, lines = Course(), []
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True, env=environ)
-        assert process.stdout
-        for line in process.stdout:
-            lines.append(line)
-            if line.startswith("TASK ["):
-                name = self.MARKS.get(line[6:line.index("]")])
-                if name:
-                    course.mark(name)
-        assert process.wait() == 0, "".join(lines)
+        with bootstrap.started(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True,
+                               env=environ) as process:
+            for line in process.stdout:
+                lines.append(line)
+                if line.startswith("TASK ["):
+                    name = self.MARKS.get(line[6:line.index("]")])
+                    if name:
+                        course.mark(name)
+            assert process.wait() == 0, "".join(lines)
         course.mark("nothing left")
         return course
 

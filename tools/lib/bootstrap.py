@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 VERSIONS = ("3.11", "3.12", "3.13")
+_GRACE = 20  # seconds that a process has to end in
 _PROBE = "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"
 
 
@@ -53,7 +55,7 @@ class Venv:
 
     def run(self, name, *args):
         """Run one of its commands and wait. :raises BootstrapError: it ended with an error."""
-        code = subprocess.call([self.command(name)] + [str(a) for a in args], env=self.environ(), cwd=str(REPOSITORY))
+        code = call([self.command(name)] + [str(a) for a in args], env=self.environ(), cwd=str(REPOSITORY))
         if code:
             raise BootstrapError(f"{name} {' '.join(str(a) for a in args)} ended with code {code}")
 
@@ -75,13 +77,89 @@ def launch(name, script, extras, argv):
             state_dir = Path(argv[i + 1])
         elif arg.startswith("--state-dir="):
             state_dir = Path(arg.partition("=")[2])
+    run_tool(name, lambda argv: prepare(extras, state_dir).replace_process(Path(__file__).with_name(script), argv), argv)
+
+
+def run_tool(name, main, argv):
+    """Run a tool, and end with the exit status that its ``main`` gives.
+
+    TERM is as Ctrl-C: KeyboardInterrupt is raised, so that what was started is ended in order. The status is 128 and the number of
+    the signal then. A second signal changes nothing.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as a shell leaves SIGINT for what it starts in the background
+            signal.signal(number, _interruption.come)
     try:
-        venv = prepare(extras, state_dir)
+        sys.exit(main(argv))
+    except KeyboardInterrupt:
+        sys.exit(128 + (_interruption.number or signal.SIGINT))
     except BootstrapError as error:
         sys.exit(f"{name}: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
-    venv.replace_process(Path(__file__).with_name(script), argv)
+
+
+class _Interruption:
+    """The signal that has told us to end, if one has, and whether that may be known yet."""
+
+    number = 0
+    held = 0
+    told = False
+
+    def come(self, number, frame):
+        if not self.number:
+            self.number = number
+            self.tell()
+
+    def tell(self):
+        if self.number and not self.held and not self.told:
+            self.told = True
+            raise KeyboardInterrupt
+
+
+_interruption = _Interruption()
+
+
+@contextlib.contextmanager
+def whole():
+    """Have an interruption come after the block: in the midst of it nobody might know what was started."""
+    _interruption.held += 1
+    try:
+        yield
+    finally:
+        _interruption.held -= 1
+    _interruption.tell()
+
+
+def call(command, **how):
+    """Run a command as ``subprocess.call`` does; when we are interrupted, it ends with all that it has started."""
+    with started(command, **how) as process:
+        return process.wait()
+
+
+@contextlib.contextmanager
+def started(command, **how):
+    """Give a process that leads a session of its own. When the block raises, it and whatever runs in the session are ended.
+
+    :param how: as ``subprocess.Popen`` takes it.
+    """
+    process = None
+    try:
+        with whole():
+            process = subprocess.Popen(command, start_new_session=True, **how)
+        yield process
+    except BaseException:
+        if process is None:
+            raise
+        _signal_session(process, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_GRACE)
+        _signal_session(process, signal.SIGKILL)
+        process.wait()
+        raise
+
+
+def _signal_session(process, number):
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # what sudo has started can't be told, but be waited for
+        os.killpg(process.pid, number)
 
 
 def default_state_dir():
@@ -176,20 +254,20 @@ def _read_stamp(stamp, venv):
 
 def _run(command, log_path, failure):
     """Run a command, its output to a log file and a line now and then to the terminal."""
-    started = shown = time.monotonic()
+    began = shown = time.monotonic()
     lines = []
     env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
     with open(str(log_path), "a") as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True,
-                                   cwd=str(REPOSITORY), env=env)
-        for line in process.stdout:
-            log.write(line)
-            log.flush()
-            lines = [*lines[-14:], line]
-            if time.monotonic() - shown > 5:
-                shown = time.monotonic()
-                say(f"  {shown - started:3.0f} s  {line.strip()[:100]}")
-        code = process.wait()
+        with started(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True, cwd=str(REPOSITORY),
+                     env=env) as process:
+            for line in process.stdout:
+                log.write(line)
+                log.flush()
+                lines = [*lines[-14:], line]
+                if time.monotonic() - shown > 5:
+                    shown = time.monotonic()
+                    say(f"  {shown - began:3.0f} s  {line.strip()[:100]}")
+            code = process.wait()
     if code:
         raise BootstrapError(f"{failure} (code {code}). The whole output is in {log_path}; its end:\n{''.join(lines)}")
 

@@ -95,10 +95,11 @@ class Commands:
         with self._log.open("a") as log:
             log.write(f"\n+ {' '.join(command)}\n")
             log.flush()
-            done = subprocess.run(command, input=input or "", text=True, errors="replace", env=env, check=False,
-                                  stdout=subprocess.PIPE if lines is not None else log, stderr=log)
+            with bootstrap.started(command, text=True, errors="replace", env=env, stdin=subprocess.PIPE, stderr=log,
+                                   stdout=subprocess.PIPE if lines is not None else log) as done:
+                output, _ = done.communicate(input or "")
         if lines is not None:
-            lines.append(done.stdout)
+            lines.append(output)
         if done.returncode and check:
             end = "\n".join(self._log.read_text(errors="replace").splitlines()[-12:])
             raise BuildError(f"{what}: {command[0]} ended with code {done.returncode}. The whole output is in {self._log}; its end:\n{end}")
@@ -249,9 +250,7 @@ def main(argv: list[str]) -> None:
                 put_into_glance(options, known, directory)
     except (BuildError, image_recipes.RecipeError, OSError) as error:
         sys.exit(f"build-image: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    bootstrap.run_tool("build-image", main, sys.argv[1:])

@@ -6,10 +6,8 @@ Runs inside the virtual environment that tools/chaos has prepared.
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from pathlib import Path
-from types import FrameType
 
 import bootstrap
 
@@ -36,16 +34,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+def main(argv: list[str]) -> int:
+    options = parse(argv)
+    return int(options.run(options))
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _interrupt)  # so that everything is stopped then, too
-    try:
-        options = parse(sys.argv[1:])
-        sys.exit(options.run(options))
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
-    except bootstrap.BootstrapError as error:
-        sys.exit(f"chaos: {error}")
+    bootstrap.run_tool("chaos", main, sys.argv[1:])

@@ -1,7 +1,8 @@
 """Starts a conductor or worker whose messages are lost or doubled when it is told so: chaos_bus.py ROLE FILE [arguments of the daemon].
 
 The driver's ``_send`` is replaced from outside; the product knows nothing of this. FILE says how likely what happens to a message:
-``{"lost": 0.3, "doubled": 0.3}``; without the file nothing does.
+``{"lost": 0.3, "doubled": 0.3}``; with ``"methods": ["run"]`` to those alone. Without the file nothing does. What has happened to a message
+is said on standard error.
 """
 
 from __future__ import annotations
@@ -12,14 +13,12 @@ import sys
 import threading
 import time
 from functools import wraps
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from cml_nova.cmd import conductor, worker  # first of the product's: it chooses the threads that all of it runs in
-
-COMMANDS = {"conductor": conductor.main, "worker": worker.main}
 #: a second copy comes at once or so many seconds late, when what it asks for may long be over
-_LATEST = 5.0
+LATEST = 5.0
 
 
 def hook(control: Path) -> None:
@@ -32,14 +31,17 @@ def hook(control: Path) -> None:
     @wraps(send)
     def troubled(driver: Any, target: Any, context: Any, message: dict[str, Any], wait_for_reply: bool | None = None,
                  timeout: float | None = None, *more: Any, **others: Any) -> Any:
-        fate = _fate(control)
+        method = message.get("method", "")
+        fate = _fate(control, method)
+        if fate:
+            print(f"chaos_bus: {fate} {method}", file=sys.stderr, flush=True)
 
         def once() -> Any:
             """Send a copy to which no answer is wanted."""
             return send(driver, target, context, dict(message), None, timeout, *more, **others)
 
         if fate == "doubled":
-            threading.Timer(random.uniform(0, _LATEST), once).start()
+            threading.Timer(random.uniform(0, LATEST), once).start()
         elif fate in ("lost", "unanswered"):
             if fate == "unanswered":
                 once()
@@ -52,10 +54,12 @@ def hook(control: Path) -> None:
     AMQPDriverBase._send = troubled  # type: ignore[method-assign]
 
 
-def _fate(control: Path) -> str:
+def _fate(control: Path, method: str) -> str:
     try:
         chances = json.loads(control.read_text())
     except FileNotFoundError:
+        return ""
+    if method not in chances.pop("methods", [method]):
         return ""
     drawn = random.random()
     for fate, chance in chances.items():
@@ -66,10 +70,11 @@ def _fate(control: Path) -> str:
 
 
 def main(role: str, control: str, *arguments: str) -> None:
-    """Hook, run."""
+    """Load, hook, run."""
+    daemon = import_module(f"cml_nova.cmd.{role}")  # first of the product's: it chooses the threads that all of it runs in
     hook(Path(control))
     sys.argv = [f"cml-nova-{role}", *arguments]
-    COMMANDS[role]()
+    daemon.main()
 
 
 if __name__ == "__main__":

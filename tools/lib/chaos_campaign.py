@@ -136,7 +136,8 @@ class Campaign:
         world = self._world
         job = world.jobs[number] = draw_job(self._seed, number, world.ledger.address, self._package)
         began = time.monotonic()
-        job.id = world.client.submit(job.document)
+        with world.submitting:
+            job.id = world.client.submit(job.document)
         with self._lock:
             self._begun += 1
         seen = self._await(job, lambda seen: job.cancel_at is None or over(seen) or has_passed(seen["status"], job.cancel_at[0]), began)

@@ -8,28 +8,25 @@ from __future__ import annotations
 import os
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import chaos_probe
 
-from cml_nova.cmd import conductor, worker  # first of the product's: it chooses the threads that all of it runs in
-
-COMMANDS = {"conductor": conductor.main, "worker": worker.main}
-
 
 def main(role: str, directory: str, go: str, *arguments: str) -> None:
-    """Wait, hook, run."""
-    import chaos_hooks
-
+    """Load, wait, hook, run."""
+    daemon = import_module(f"cml_nova.cmd.{role}")  # first of the product's: it chooses the threads that all of it runs in
+    hooks = import_module(f"chaos_hooks_{role}")
     parent = os.getppid()
     while not Path(go).exists():
         if os.getppid() != parent:
             return  # the tool has died
         time.sleep(0.02)
     probe = chaos_probe.Probe(Path(directory), role)
-    {"conductor": chaos_hooks.hook_conductor, "worker": chaos_hooks.hook_worker}[role](probe)
+    hooks.hook(probe)
     sys.argv = [f"cml-nova-{role}", *arguments]
-    COMMANDS[role]()
+    daemon.main()
 
 
 if __name__ == "__main__":

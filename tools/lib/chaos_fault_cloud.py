@@ -9,7 +9,7 @@ from typing import Any
 
 import requests
 from chaos_fault import Fault
-from chaos_world import GPUS
+from chaos_world import GPUS, INSTANCES, patiently
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,59 @@ class BootsAreSlow(Setting):
 
 class RoomShrinks(Setting):
     setting, normal = {"gpus": GPUS // 4}, {"gpus": GPUS}
+
+
+class PortsAreLeft(Setting):
+    """Ports of servers that fail to boot stay when these are deleted; the next servers fail."""
+
+    setting, normal = {"leave_ports": 1}, {"leave_ports": 0}
+
+    def strike(self) -> bool:
+        if not super().strike():
+            return False
+        self.world.cloud.fault("boot", result="error", count=self.draw.randint(1, 3))
+        return True
+
+
+class QuotaShrinks(Fault):
+    """The project of the service may have few servers for a while, fewer than it has: whoever asks for more has to wait."""
+
+    def strike(self) -> bool:
+        if not self.claim_one(["quota"]):
+            return False
+        self.world.cloud.quota("service", instances=self.draw.randint(1, 5))
+        return True
+
+    def heal(self) -> bool:
+        patiently(lambda: self.world.cloud.quota("service", instances=INSTANCES))
+        return True
+
+
+class ImageIsGone(Fault):
+    """The image that all servers are built from is deleted, and comes back. Who needs a server meanwhile fails, in the cloud's words.
+
+    No job is sent meanwhile: it would be refused.
+    """
+
+    def strike(self) -> bool:
+        self._taken = self.world.submitting.acquire(blocking=False)
+        if not self._taken:
+            return False
+        for job in list(self.world.jobs.values()):
+            job.right.add("FAILED CONFIG")
+        self.world.cloud.fault("image", image="plain")
+        return True
+
+    def heal(self) -> bool:
+        self.world.cloud.fault("image", image="plain", gone=0)
+        return True
+
+    def release(self) -> None:
+        super().release()
+        if self._taken:
+            self.world.submitting.release()
+
+    _taken = False
 
 
 class CellIsDown(Setting):

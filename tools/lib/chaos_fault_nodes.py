@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import requests
 from chaos_fault import Fault
+from chaos_ledger import Entry
 from chaos_load import Job
 
 from tests.harness import guests
@@ -58,6 +59,21 @@ class GoesToError(OfNode):
     fault, statuses = "error", ("ACTIVE", "BUILD")
 
 
+class HostGoesDown(OfNode):
+    """Its host vanishes with all that runs there; the cloud calls the server ACTIVE, and its host down."""
+
+    fault = "host-down"
+
+    def inflict(self, fault: str) -> bool:
+        if not super().inflict(fault):
+            return False
+        for entry in self.world.ledger.alive():
+            if entry.place == str(self.world.cloud.home(self.server)):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(entry.pid, signal.SIGKILL)
+        return True
+
+
 class AnotherAtItsAddress(OfNode):
     """Another machine answers at its address; before a first attempt a second one means that the image is not as it has to be."""
 
@@ -96,13 +112,20 @@ class OfProcess(Fault):
     setups = False
 
     def strike(self) -> bool:
-        alive = [entry for entry in self.world.ledger.alive() if entry.attempt or self.setups]
+        alive = [entry for entry in self.world.ledger.alive() if (entry.attempt or self.setups) and self.may_strike(self._job(entry))]
         if not alive:
             return False
         self.entry = self.draw.choice(alive)
-        job = self.world.jobs[int(self.entry.run.removeprefix("job"))]
+        job = self._job(self.entry)
         self.victim = f"{self.entry.task} of attempt {self.entry.attempt} of {job.run}"
         return self.harm(job)
+
+    def _job(self, entry: Entry) -> Job:
+        return self.world.jobs[int(entry.run.removeprefix("job"))]
+
+    def may_strike(self, job: Job) -> bool:
+        """Tell whether it is for processes of this job."""
+        return True
 
     @abc.abstractmethod
     def harm(self, job: Job) -> bool:
@@ -123,6 +146,25 @@ class ProcessIsKilled(OfProcess):
             os.kill(self.entry.pid, signal.SIGKILL)
             return True
         return False
+
+
+class ProcessesHang(OfProcess):
+    """All processes of an attempt, of a job with a hang_timeout, stand still for ever: they have to be ended, an error of the job."""
+
+    def may_strike(self, job: Job) -> bool:
+        return "hang_timeout" in job.document
+
+    def harm(self, job: Job) -> bool:
+        job.right.add("FAILED")
+        job.hung.add(self.entry.attempt)
+        self.note(job)
+        stopped = False
+        for entry in self.world.ledger.alive():
+            if (entry.run, entry.attempt) == (job.run, self.entry.attempt):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(entry.pid, signal.SIGSTOP)
+                    stopped = True
+        return stopped
 
 
 class RunnerIsKilled(OfProcess):

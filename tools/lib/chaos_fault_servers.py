@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
 import time
 from typing import Any
@@ -110,11 +109,9 @@ class MessagesSuffer(Fault):
             return False
         self.victim = self.draw.choice(["lost", "unanswered", "doubled", "all"])
         chances = {"lost": 0.15, "unanswered": 0.15, "doubled": 0.3} if self.victim == "all" else {self.victim: 0.4}
-        control = self.world.service.bus_control
-        control.with_suffix(".new").write_text(json.dumps(chances))
-        control.with_suffix(".new").replace(control)
+        self.world.service.trouble_bus(**chances)
         return True
 
     def heal(self) -> bool:
-        self.world.service.bus_control.unlink()
+        self.world.service.calm_bus()
         return True

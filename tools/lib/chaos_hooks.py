@@ -1,7 +1,8 @@
 """Wraps the places where a daemon has an effect outside of itself, so that a probe is told just after each. Runs inside of daemons.
 
 The product knows nothing of this: its functions are replaced from outside, before its daemon starts. Reads are passed over; a
-process that dies after a read leaves the world as one that died before it.
+process that dies after a read leaves the world as one that died before it. Here is what both daemons have; chaos_hooks_worker.py and
+chaos_hooks_conductor.py have the rest, so that each loads only what it needs.
 """
 
 from __future__ import annotations
@@ -15,26 +16,11 @@ from typing import Any
 
 from chaos_probe import Probe
 from oslo_messaging._drivers.amqpdriver import AMQPIncomingMessage
-from sqlalchemy import Engine, event
-from sqlalchemy.orm import Session
 
-from cml_nova import service
-from cml_nova.compute import rest
-from cml_nova.conductor.dispatch import Dispatcher
-from cml_nova.conductor.manager import ConductorManager
-from cml_nova.conductor.periodics import Periodics
-from cml_nova.conductor.rpcapi import ConductorClient
-from cml_nova.remote import Machine
 from cml_nova.storage.file import FileStorage
-from cml_nova.worker.manager import WorkerManager
-from cml_nova.worker.rpcapi import WorkerClient
 
-_ID = re.compile(r"(?<=/)([0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})(?=/|$)")
-_WRITES = re.compile(r"\s*(INSERT|UPDATE|DELETE)\b", re.IGNORECASE)
-
-#: methods of the endpoints that the other side asks for
-_CONDUCTOR_METHODS = ("job_wake", "job_get", "job_report", "worker_heartbeat", "worker_goodbye")
-_WORKER_METHODS = ("run", "nudge", "inventory", "reap")
+#: an id within a path
+ID = re.compile(r"(?<=/)([0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})(?=/|$)")
 
 
 class Phases:
@@ -90,19 +76,17 @@ def after(owner: Any, name: str, tell: Callable[..., str | None], probe: Probe) 
     setattr(owner, name, wrapped)
 
 
-# what both have
-
-
-def _hook_storage(probe: Probe) -> None:
+def hook_storage(probe: Probe) -> None:
+    """Tell the probe of all that is stored."""
     def place(key: str) -> str:
-        return _ID.sub("{id}", f"/{key}").removeprefix("/jobs/{id}/").lstrip("/")
+        return ID.sub("{id}", f"/{key}").removeprefix("/jobs/{id}/").lstrip("/")
 
     after(FileStorage, "put", lambda _, storage, key, pieces: f"storage put {place(key)}", probe)
     after(FileStorage, "write_at", lambda _, storage, key, offset, data: f"storage write_at {place(key)}", probe)
     after(FileStorage, "delete", lambda _, storage, prefix: f"storage delete {place(prefix)}", probe)
 
 
-def _hook_endpoint(manager: Any, methods: tuple[str, ...], label: Callable[..., str], labels: Labels, probe: Probe) -> None:
+def hook_endpoint(manager: Any, methods: tuple[str, ...], label: Callable[..., str], labels: Labels, probe: Probe) -> None:
     """A message that is taken is gone from the bus, whatever becomes of it; and its answer is an effect as well."""
 
     def hook(name: str) -> None:
@@ -128,138 +112,3 @@ def _hook_endpoint(manager: Any, methods: tuple[str, ...], label: Callable[..., 
         return f"rpc answered {what}" if what and message.orig_msg_id else None
 
     after(AMQPIncomingMessage, "reply", answered, probe)
-
-
-# the worker
-
-
-def hook_worker(probe: Probe) -> None:
-    """Tell the probe of all that a worker does to the cloud, its nodes, the storage and the bus."""
-    labels = Labels()
-    _hook_storage(probe)
-    _hook_cloud(probe)
-    _hook_machines(probe)
-    _hook_endpoint(WorkerManager, _WORKER_METHODS, lambda name, **_: name, labels, probe)
-    phases = Phases()
-
-    def report(answer: Any, client: Any, context: Any, job_id: str, generation: int, report: dict[str, Any]) -> str:
-        name = phases.name(job_id, report)
-        if "phase" in report:
-            phases.seen(job_id, report["phase"])
-        return f"rpc called {name}"
-
-    after(ConductorClient, "job_report", report, probe)
-    # A read; it tells only which phase the job is in.
-    after(ConductorClient, "job_get", lambda job, client, context, job_id, generation: phases.seen(job_id, job["phase"]), probe)
-
-    def beaten(*_: Any, **__: Any) -> str:
-        probe.up()
-        return "rpc called worker_heartbeat"
-
-    after(ConductorClient, "worker_heartbeat", beaten, probe)
-
-
-def _hook_cloud(probe: Probe) -> None:
-    once = rest._once
-
-    @wraps(once)
-    def wrapped(connection: Any, of_service: str, method: str, path: str, what: str, **kwargs: Any) -> Any:
-        try:
-            return once(connection, of_service, method, path, what, **kwargs)
-        finally:
-            if method != "GET":
-                probe.hit(f"cloud {method} {_ID.sub('{id}', path)}")
-
-    rest._once = wrapped  # type: ignore[assignment]
-
-
-def _hook_machines(probe: Probe) -> None:
-    connect, fetch, pick = Machine.connect, Machine.fetch, Machine.pick
-
-    @wraps(connect)
-    def connecting(machine: Machine, timeout: float) -> Any:
-        known = machine.connected
-        hello = connect(machine, timeout)
-        if not known:
-            probe.hit("ssh connect")
-        return hello
-
-    @wraps(fetch)
-    def fetching(machine: Machine, name: str) -> Iterator[bytes]:
-        yield from fetch(machine, name)
-        probe.hit(f"ssh fetched {name}")
-
-    @wraps(pick)
-    def picking(machine: Machine, *args: Any) -> Iterator[Any]:
-        yield from pick(machine, *args)
-        probe.hit("ssh picked")
-
-    Machine.connect, Machine.fetch, Machine.pick = connecting, fetching, picking  # type: ignore[method-assign,assignment]
-    after(Machine, "snapshot", lambda _, machine, name, *args, hold=True: f"ssh snapshot {name}" if hold else None, probe)
-    after(Machine, "release", lambda *_: "ssh release", probe)
-    after(Machine, "restore", lambda _, machine, name, *args: f"ssh restore {name}", probe)
-    after(Machine, "upload", lambda _, machine, name, *args: f"ssh upload {name}", probe)
-    after(Machine, "write", lambda _, machine, name, *args: f"ssh write {name}", probe)
-    after(Machine, "free_ports", lambda *_: "ssh free_ports", probe)
-    after(Machine, "start", lambda _, machine, spec: f"ssh start {spec.attempt} {spec.task}", probe)
-    after(Machine, "follow", lambda _, machine, offsets, **__: f"ssh followed {' '.join(f'{a} {t}' for a, t in offsets)}", probe)
-    after(Machine, "stop", lambda _, machine, attempt, *args, **kwargs: f"ssh stop {attempt}", probe)
-
-
-# the conductor
-
-
-def hook_conductor(probe: Probe) -> None:
-    """Tell the probe of every commit of a conductor that changed something, and of what it does on the bus."""
-    labels = Labels()
-    phases = Phases()
-    _hook_storage(probe)
-    _hook_commits(labels, probe)
-
-    def label(name: str, **arguments: Any) -> str:
-        return phases.name(arguments["job_id"], arguments["report"]) if name == "job_report" else name
-
-    for owner, name in ((Dispatcher, "assign"), (Dispatcher, "room_came_free"), (Periodics, "sweep"), (Periodics, "find_orphans")):
-        _label(owner, name, labels)
-    _hook_endpoint(ConductorManager, _CONDUCTOR_METHODS, label, labels, probe)
-
-    def seen(result: Any, manager: Any, context: Any, job_id: str, generation: int, report: dict[str, Any] | None = None) -> None:
-        phase = result["phase"] if report is None else report.get("phase")
-        if phase:
-            phases.seen(job_id, phase)
-
-    after(ConductorManager, "job_get", seen, probe)
-    after(ConductorManager, "job_report", seen, probe)
-    for name in ("run", "nudge", "reap"):
-        after(WorkerClient, name, lambda *_, name=name, **__: f"rpc cast {name}", probe)
-    after(service.ConductorService, "start", lambda *_: probe.up(), probe)
-
-
-def _label(owner: Any, name: str, labels: Labels) -> None:
-    original = getattr(owner, name)
-
-    @wraps(original)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        with labels.on(name):
-            return original(*args, **kwargs)
-
-    setattr(owner, name, wrapped)
-
-
-def _hook_commits(labels: Labels, probe: Probe) -> None:
-    def executed(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
-        # an UPDATE that meets no row changes nothing
-        if _WRITES.match(statement) and cursor.rowcount != 0:
-            labels.wrote = True
-
-    def committed(session: Session) -> None:
-        wrote, labels.wrote = labels.wrote, False
-        if wrote:
-            probe.hit(f"db {labels.stack[-1] if labels.stack else 'unnamed'}")
-
-    def rolled_back(session: Session) -> None:
-        labels.wrote = False
-
-    event.listen(Engine, "after_cursor_execute", executed)
-    event.listen(Session, "after_commit", committed)  # comes when the server has committed
-    event.listen(Session, "after_rollback", rolled_back)

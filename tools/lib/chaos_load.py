@@ -21,6 +21,11 @@ FAILS, PAUSES = 3, 9
 #: how many lines a process prints that goes on from its checkpoint, and how many of them in an attempt
 CHECKPOINTED, AT_A_TIME = 60, 25
 
+#: seconds; longer than any node stands still that goes on
+HANG_TIMEOUT = 20
+#: what the runner writes to the logs of processes that hang, after what they have printed
+_HANG_NOTE = "\ncml: a hang: "
+
 _ENTER = r'''
 exec 3<>"/dev/tcp/${LEDGER%:*}/${LEDGER#*:}"
 echo "$RUN $attempt $task $$ $HOME" >&3
@@ -132,7 +137,8 @@ class Job:
     """A job as it was drawn, and what is known of it.
 
     :ivar cancel_at: the status in which it is to be cancelled, and how many seconds after it has come to that.
-    :ivar right: the outcomes that are right; what happens to its processes may add some.
+    :ivar right: the outcomes that are right, "FAILED CONFIG" for one with this cause alone; what happens to its processes may add some.
+    :ivar hung: attempts whose processes were made to stand still.
     :ivar hurt: what was done to its processes and nodes, with the time.
     """
 
@@ -142,6 +148,7 @@ class Job:
     cancel_at: tuple[str, float] | None
     right: set[str] = field(default_factory=set)
     hurt: list[str] = field(default_factory=list)
+    hung: set[int] = field(default_factory=set)
     errors_left: int = 0
     told: dict[int, str] = field(default_factory=dict)
     id: str = ""
@@ -179,12 +186,19 @@ def draw_job(seed: int, number: int, ledger_address: str, package: str) -> Job:
     }
     status = "COLLECTING" if kind.name == "is cancelled at its end" else draw.choice(_STATUSES[:4])
     cancel_at = (status, draw.uniform(0, 3)) if kind.name.startswith("is cancelled") else None
+    if draw.random() < 0.4:
+        document["hang_timeout"] = HANG_TIMEOUT
     return Job(number, kind, document, cancel_at, set(kind.right), errors_left=own.get("max_restarts", 0))
 
 
 def has_passed(status: str, wanted: str) -> bool:
     """Tell whether a job has come as far as a status, or further."""
     return status not in _STATUSES or _STATUSES.index(status) >= _STATUSES.index(wanted)
+
+
+def printed(log: str) -> str:
+    """Give what a process has printed that was found to hang."""
+    return log.partition(_HANG_NOTE)[0]
 
 
 def read_log(attempt: int, task: str, log: str) -> tuple[str, str]:

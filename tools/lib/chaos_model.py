@@ -1,6 +1,6 @@
 """Proves, rule by rule, that a job's row is never one that it may not be, whatever workers, users, bus and clock do in whatever order.
 
-``tools/chaos model`` plays the model of tests/harness/job_model.py against the real conductor and SQLite, from one seed after the other.
+``tools/chaos model`` plays the model of tests/harness/job_model/ against the real conductor and SQLite, from one seed after the other.
 What it finds it makes as short as it can, and prints. Exit status 1 if there was anything.
 """
 
@@ -17,7 +17,8 @@ import bootstrap
 import hypothesis
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.harness.job_model import JobLife, Site
+from tests.harness.job_model.life import JobLife
+from tests.harness.job_model.site import Site
 
 #: runs from one seed, and the longest of them
 _RUNS, _STEPS = 25, 60

@@ -11,7 +11,6 @@ from chaos_jobs import METRIC_EVERY, SETUP_LOG, TASKS, Scenario, artifacts, log_
 from chaos_ledger import Entry, Ledger
 from chaos_stack import ChaosStack
 
-from tests.harness.cloud import Inventory
 from tests.harness.waiting import until
 
 #: queues that any conductor or worker takes from
@@ -29,7 +28,7 @@ class Oracle:
         self._ledger = ledger
         self._rabbit = sa.make_url(rabbit_url)
         self._engine = sa.create_engine(stack.service.database.url, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT")
-        self._baseline = self._inventory()
+        self._baseline = self._stack.cloud.inventory()
 
     def judge(self, scenario: Scenario, run: str, job_id: str) -> list[str]:
         """List what is wrong about a job that is over; nothing, if the promises were kept."""
@@ -39,15 +38,9 @@ class Oracle:
             found += self._outputs(job_id) + self._metrics(scenario, job_id)
         return found
 
-    def _inventory(self) -> tuple[Inventory, dict[str, str]]:
-        floating = self._stack.cloud.get("/network/v2.0/floatingips")["floatingips"]
-        return self._stack.cloud.inventory(), {ip["id"]: ip["description"] for ip in floating}
-
     def _in_the_cloud(self) -> list[str]:
         """A job that is done owns nothing: so there is nothing to wait for."""
-        inventory, floating = self._inventory()
-        items = [item for item in inventory.beyond(self._baseline[0]) if not item.startswith("groups default ")]
-        items += [f"floating address {ident} {text}" for ident, text in floating.items() if ident not in self._baseline[1]]
+        items = [item for item in self._stack.cloud.inventory().beyond(self._baseline) if not item.startswith("groups default ")]
         return [f"left in the cloud: {item}" for item in items]
 
     def _in_the_database(self, scenario: Scenario, job_id: str) -> list[str]:
@@ -73,7 +66,7 @@ class Oracle:
 
     def queues_of_the_dead(self) -> list[str]:
         """List the queues of workers that are dead and should be forgotten by now, or soon."""
-        ids = re.findall(r"INFO cml_nova.service .*Worker (\S+) is up", self._stack.service.phoenixes["worker"].log_path.read_text())
+        ids = re.findall(r"INFO cml_nova.worker.service .*Worker (\S+) is up", self._stack.service.phoenixes["worker"].log_path.read_text())
         queues = [f"cml-worker.{worker_id}" for worker_id in ids[:-1]]  # the last one lives
         left: list[str] = []
 

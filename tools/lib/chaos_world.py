@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -37,6 +38,8 @@ _PATIENCE = 300.0
 #: seconds that a daemon has to end in when it is asked to
 _DRAIN_SECONDS = 45.0
 GPUS = 10
+#: that the service's project may have in all, when nothing is wrong
+INSTANCES = 200
 #: times are short, so that what takes long in life takes seconds. No number of losses is too high: none is a job's own. Nothing but
 #: the jobs may clean up what they leave behind: there is no look for orphans
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -101,6 +104,16 @@ class CampaignService(Daemons):
         for daemon in self.daemons:
             self.clocks[daemon.name].give_to(daemon)
 
+    def trouble_bus(self, **how: Any) -> None:
+        """Have messages suffer from now on; how, ``chaos_bus.py`` says."""
+        new = self.bus_control.with_suffix(".new")
+        new.write_text(json.dumps(how))
+        new.replace(self.bus_control)
+
+    def calm_bus(self) -> None:
+        """Let all messages get through again."""
+        self.bus_control.unlink(missing_ok=True)
+
 
 @dataclass
 class World:
@@ -118,6 +131,8 @@ class World:
     jobs: dict[int, Job]
     #: a server of its own, not over the wire
     engine: sa.Engine
+    #: held by who sends a job, and by who takes away what a job needs to be accepted
+    submitting: threading.Lock = field(default_factory=threading.Lock)
     died: list[str] = field(default_factory=list)
     _claims: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -189,6 +204,8 @@ def make_world(directory: Path) -> Iterator[World]:
         cloud = LocalCloud(directory / "cloud", ml_endpoint=f"http://127.0.0.1:{port}", gpus=GPUS, args=("--delete-time", "0.2"))
         cleanup.callback(cloud.stop)
         cloud.start()
+        cloud.fault("settings", host_status=1)
+        cloud.quota("service", instances=INSTANCES)
         service = CampaignService(directory / "service", cloud, port, rabbit_url, database_url)
         cleanup.callback(service.stop)
         service.prepare()

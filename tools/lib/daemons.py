@@ -15,6 +15,7 @@ from pathlib import Path
 
 import requests
 import yaml
+from bootstrap import whole
 
 
 class DaemonError(Exception):
@@ -112,14 +113,14 @@ class Daemons:
         return stopped
 
     def _start(self, name: str, port: int, command: Sequence[str]) -> None:
-        with self.logs[name].open("wb") as log:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=self._directory,
-                                       start_new_session=True)
-        self._mine[name] = process
         self.used = True
         record = self._read() or {"kept": False, "daemons": {}}
-        record["daemons"][name] = {"pid": process.pid, "born": _born(process.pid), "port": port}
-        self._write(record)
+        with self.logs[name].open("wb") as log, whole():
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=self._directory,
+                                       start_new_session=True)
+            self._mine[name] = process
+            record["daemons"][name] = {"pid": process.pid, "born": _born(process.pid), "port": port}
+            self._write(record)
 
     def _wait(self, name: str, url: str, seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds

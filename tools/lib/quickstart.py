@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tarfile
@@ -104,6 +103,7 @@ class Quickstart:
             with self.timeline.phase("framework image"):
                 self._build_image()
             kept = self.daemons.running()
+            keep = bool(kept) or self.options.keep
             with self.timeline.phase("service and cloud start"):
                 ports = kept or self._start()
             try:
@@ -114,8 +114,11 @@ class Quickstart:
             except ks_exceptions.ClientException:
                 self.daemons.check()  # a daemon that has died is a better word than a refused connection
                 raise
+            except KeyboardInterrupt:
+                keep = bool(kept)  # what was started for this run goes with it
+                raise
             finally:
-                if kept or self.options.keep:
+                if keep:
                     self.daemons.keep()
                     self._say_how_to_go_on(ports["standalone"])
                 else:
@@ -124,7 +127,7 @@ class Quickstart:
     def _build_image(self) -> None:
         command = [self.venv.command("cml-nova-localcloud"), "image", "build", self.options.framework,
                    "--state-dir", str(self.options.state_dir)]
-        if subprocess.call(command):
+        if bootstrap.call(command):
             raise QuickstartError(f"The image {self.options.framework!r} could not be built; the lines above say why.")
 
     def _start(self) -> dict[str, int]:
@@ -272,17 +275,12 @@ def pack(directory: Path) -> bytes:
 def main(argv: list[str]) -> int:
     options = quickstart_options.parse(argv)
     run = Quickstart(options)
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # it warns of more connections at a time than it keeps
     try:
         run.run()
     except KeyboardInterrupt:
         print("quickstart: interrupted", file=sys.stderr)
-        return 130
+        raise
     except (QuickstartError, DaemonError, TimeoutError, ks_exceptions.ClientException) as error:
         run.screen.clear()
         print(f"\nquickstart: {error}", file=sys.stderr)
@@ -293,4 +291,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    bootstrap.run_tool("quickstart", main, sys.argv[1:])

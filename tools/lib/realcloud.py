@@ -7,10 +7,11 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
 import bootstrap
+from parts import Part, Parts, Queue, Tests
 
+_NAME = "realcloud"
 #: what tests/realcloud can't do without (its conftest says what each is), and as what tests/contract knows it
 NEEDED = {
     "CML_TEST_ADMIN_CLOUD": "CML_CONTRACT_ADMIN_CLOUD",
@@ -32,55 +33,44 @@ _CPU_MODEL = "Haswell-noTSX"
 _LIMIT = {"up": 900, "image": 1200, "contract": 1200, "tests": 2400}
 
 
-class Parts(Protocol):
-    """See run_tests.Parts."""
-
-    def run(self, name: str, command: list[str], env: Mapping[str, str] | None = None, fine: tuple[int, ...] = (0,),
-            limit: float | None = None) -> bool: ...
-
-    def fail(self, name: str, reason: str) -> None: ...
-
-
-def run(parts: Parts, venv: bootstrap.Venv, pytest: list[str], fine: tuple[int, ...], harness: Path | None, state_dir: Path) -> None:
-    """Run the contract tests and the tests of the service on a real cloud.
-
-    :param harness: directory with the programs ``up``, ``status``, ``down`` and ``inject``; None for the cloud in the environment.
-    """
-    if harness is None:
-        _run_tests(parts, pytest, fine, dict(os.environ))
-        return
-    with _cloud(parts, harness) as env:
-        if env and _label(parts, venv, env) and _build_image(parts, state_dir, env):
-            _run_tests(parts, pytest, fine, env)
-
-
-def _run_tests(parts: Parts, pytest: list[str], fine: tuple[int, ...], env: dict[str, str]) -> None:
+def named(parts: Parts, tests: Tests) -> Queue:
+    """Give the tests on the cloud that the environment names, which is used as it is."""
+    env = dict(os.environ)
     if env.get("OS_CLOUD"):
         env.setdefault("CML_TEST_ADMIN_CLOUD", env["OS_CLOUD"])
     missing = [name for name in NEEDED if not env.get(name)]
     if missing:
-        parts.fail("realcloud", f"no cloud: give --cloud-harness DIR, or set {', '.join(missing)} (tests/realcloud/conftest.py says what "
-                                "each is)")
-        return
+        parts.fail(_NAME, f"no cloud: give --cloud-harness DIR, or set {', '.join(missing)} (tests/realcloud/conftest.py says what each "
+                          "is)")
+        return {}
+    return _tests(tests, env)
+
+
+@contextmanager
+def brought_up(parts: Parts, venv: bootstrap.Venv, tests: Tests, harness: Path, state_dir: Path) -> Iterator[Queue]:
+    """Give the tests on a cloud, and before them what brings it up. It is stopped at the end; one that was up stays so.
+
+    :param harness: directory with the programs ``up``, ``status``, ``down`` and ``inject``.
+    """
+    status = subprocess.run([str(harness / "status")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+    ours = status.returncode != 0
+    env = _environment(harness, ours)
+    steps = _steps(venv, harness, state_dir, env)
+    try:
+        yield steps | _tests(tests, env, needs=list(steps)[-1])
+    finally:
+        if ours:
+            parts.run(f"{_NAME}: down", Part([str(harness / "down")], limit=300))
+
+
+def _tests(tests: Tests, env: Mapping[str, str], needs: str | None = None) -> Queue:
+    """Give the contract tests and the tests of the service."""
     contract = {other: env[name] for name, other in {**NEEDED, **_ALSO}.items() if env.get(name)}
     contract = {"CML_CONTRACT_SCARCE_COUNT": "5", **contract, **{k: v for k, v in env.items() if k.startswith("CML_CONTRACT_")}}
     if "CML_CONTRACT_INNER_NETWORK" not in contract:
         contract.pop("CML_CONTRACT_FLOATING_NETWORK", None)
-    parts.run("realcloud: contract", [*pytest, "tests/contract"], {**env, **contract}, fine, _LIMIT["contract"])
-    parts.run("realcloud: tests", [*pytest, "tests/realcloud"], env, fine, _LIMIT["tests"])
-
-
-@contextmanager
-def _cloud(parts: Parts, harness: Path) -> Iterator[dict[str, str]]:
-    """Bring the cloud up; give what the environment has to say of it, or nothing if it does not come up. One that was up stays so."""
-    status = subprocess.run([str(harness / "status")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
-    ours = status.returncode != 0
-    try:
-        up = parts.run("realcloud: up", [str(harness / "up")], {"CPU_MODEL": _CPU_MODEL}, limit=_LIMIT["up"])
-        yield _environment(harness, ours) if up else {}
-    finally:
-        if ours:
-            parts.run("realcloud: down", [str(harness / "down")], limit=300)
+    return {f"{_NAME}: contract": tests.part("tests/contract", {**env, **contract}, limit=_LIMIT["contract"], needs=needs),
+            f"{_NAME}: tests": tests.part("tests/realcloud", env, limit=_LIMIT["tests"], needs=needs)}
 
 
 def _environment(harness: Path, ours: bool) -> dict[str, str]:
@@ -99,17 +89,17 @@ def _environment(harness: Path, ours: bool) -> dict[str, str]:
     }
 
 
-def _label(parts: Parts, venv: bootstrap.Venv, env: dict[str, str]) -> bool:
-    """Tell the service what is in the images that the harness has."""
-    def label(image: str, version: str) -> bool:
+def _steps(venv: bootstrap.Venv, harness: Path, state_dir: Path, env: Mapping[str, str]) -> Queue:
+    """Give what makes the cloud fit for the tests: it is brought up, told what is in its images, and given one with a framework."""
+    last = f"{_NAME}: up"
+    steps = {last: Part([str(harness / "up")], {"CPU_MODEL": _CPU_MODEL}, limit=_LIMIT["up"])}
+    for image, version in _PLAIN_IMAGES.items():
         labels = {**_LABELS, "cml_framework_version": version}
-        properties = [part for name, value in labels.items() for part in ("--property", f"{name}={value}")]
-        return parts.run(f"realcloud: label {image}", [venv.command("openstack"), "image", "set", *properties, image], env, limit=120)
-
-    return all(label(image, version) for image, version in _PLAIN_IMAGES.items())
-
-
-def _build_image(parts: Parts, state_dir: Path, env: dict[str, str]) -> bool:
+        properties = [word for name, value in labels.items() for word in ("--property", f"{name}={value}")]
+        command = [venv.command("openstack"), "image", "set", *properties, image]
+        steps[f"{_NAME}: label {image}"] = Part(command, env, limit=120, needs=last)
+        last = f"{_NAME}: label {image}"
     command = [str(bootstrap.REPOSITORY / "tools" / "build-image"), "mxnet", "--name", _TRAINING_IMAGE, "--upload", "--os-cloud", "admin",
                "--visibility", "public", "--boot", "kernel", "--state-dir", str(state_dir)]
-    return parts.run("realcloud: framework image", command, env, limit=_LIMIT["image"])
+    steps[f"{_NAME}: framework image"] = Part(command, env, limit=_LIMIT["image"], needs=last)
+    return steps

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import bootstrap
 import openstack
 import registration
 from keystoneauth1 import exceptions as ks_exceptions
@@ -291,4 +292,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    bootstrap.run_tool("register-service", main, sys.argv[1:])

@@ -8,115 +8,19 @@ from __future__ import annotations
 import argparse
 import contextlib
 import signal
-import subprocess
 import sys
-import time
-from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
-from typing import IO
+from typing import NoReturn
 
 import bootstrap
 import laptop
 import realcloud
 import servers
+from parts import Part, Parts, Queue, Tests
 
 IMAGES = ("tensorflow", "mxnet")
-#: what pytest returns when the given options select no test of a part
-_NOTHING_SELECTED = 5
-#: parts that run at a time where that does
-_LANES = 2
-
-
-class Parts:
-    """Runs one part after the other and keeps the score; a part that fails does not stop the others."""
-
-    def __init__(self, env: Mapping[str, str]) -> None:
-        self._env = env
-        self._began = time.monotonic()
-        self._results: list[tuple[str, float, str]] = []
-
-    def run(self, name: str, command: list[str], env: Mapping[str, str] | None = None, fine: tuple[int, ...] = (0,),
-            limit: float | None = None) -> bool:
-        """Run a part to its end.
-
-        :param fine: exit codes of a part that went well.
-        :param limit: seconds after which it is ended, and has failed.
-        """
-        print(f"\n=== {name}: {' '.join(Path(part).name if i == 0 else part for i, part in enumerate(command))}", flush=True)
-        began = time.monotonic()
-        code = _call(command, {**self._env, **(env or {})}, limit)
-        return self._note(name, code, time.monotonic() - began, fine)
-
-    def _note(self, name: str, code: int, seconds: float, fine: tuple[int, ...]) -> bool:
-        word = "ok" if code in fine else "FAILED"
-        self._results.append((name, seconds, word))
-        print(f"=== {name}: {word if code in fine else f'FAILED (code {code})'} after {seconds:.1f} s", flush=True)
-        return code in fine
-
-    def run_together(self, parts: Mapping[str, tuple[list[str], Mapping[str, str]]], log_dir: Path, fine: tuple[int, ...]) -> None:
-        """Run several parts at a time: each waits half of the time for something. What one prints is shown when it has ended.
-
-        :param parts: command and variables by name.
-        """
-        waiting, running = dict(parts), dict[str, tuple[subprocess.Popen[bytes], IO[str], float]]()
-        with contextlib.ExitStack() as stack:
-            while waiting or running:
-                while waiting and len(running) < _LANES:
-                    name = next(iter(waiting))
-                    command, env = waiting.pop(name)
-                    print(f"\n=== {name}: begun", flush=True)
-                    output = stack.enter_context((log_dir / f"part-{name.replace(' ', '-')}.log").open("w+"))
-                    process = subprocess.Popen(command, env={**self._env, **env}, cwd=bootstrap.REPOSITORY, stdout=output,
-                                               stderr=subprocess.STDOUT)
-                    stack.callback(_end, process)
-                    running[name] = (process, output, time.monotonic())
-                time.sleep(0.2)
-                for name, (process, output, began) in [item for item in running.items() if item[1][0].poll() is not None]:
-                    del running[name]
-                    output.seek(0)
-                    print(f"\n=== {name}\n{output.read()}", flush=True)
-                    self._note(name, process.returncode, time.monotonic() - began, fine)
-
-    def fail(self, name: str, reason: str) -> None:
-        print(f"\n=== {name}: FAILED: {reason}", flush=True)
-        self._results.append((name, 0.0, "FAILED"))
-
-    def leave_out(self, name: str, reason: str) -> None:
-        """Note a part that is not run here, for all to see."""
-        print(f"\n=== {name}: NOT RUN: {reason}", flush=True)
-        self._results.append((f"{name}: {reason}", 0.0, "NOT RUN"))
-
-    def close(self) -> int:
-        """Print the table of parts; give the exit code of the whole."""
-        print("\n=== all parts")
-        for name, seconds, word in self._results:
-            print(f"{seconds:8.1f} s  {word:7}  {name}")
-        print(f"{time.monotonic() - self._began:8.1f} s  in all", flush=True)
-        return 1 if any(word == "FAILED" for _, _, word in self._results) else 0
-
-
-def _call(command: list[str], env: Mapping[str, str], limit: float | None) -> int:
-    """Run a command; one that does not end in time is told to, and then made to."""
-    process = subprocess.Popen(command, env=env, cwd=bootstrap.REPOSITORY)
-    try:
-        return process.wait(limit)
-    except subprocess.TimeoutExpired:
-        print(f"=== not over after {limit:.0f} s", flush=True)
-        return 124
-    finally:
-        _end(process)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a process that is not wanted any more, so that it stops what it has started."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGINT)  # pytest closes its fixtures then
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(120)
-    if process.poll() is None:
-        process.kill()
-        process.wait()
+#: long parts that run at a time, and short ones beside them: two long ones leave the processors idle for a third of the time
+_LONG, _SHORT = 2, 1
 
 
 def main(argv: list[str]) -> int:
@@ -126,18 +30,24 @@ def main(argv: list[str]) -> int:
     log_dir = state_dir / "logs"
     log_dir.mkdir(parents=True, exist_ok=True)
     if options.servers_only:
-        return serve(log_dir)
+        serve(log_dir)
     venv = bootstrap.Venv(state_dir / "venv")
-    parts = Parts({**venv.environ(), "CML_TEST_STATE_DIR": str(state_dir), "CML_TEST_IMAGES_DIR": str(state_dir / "images")})
-    pytest = [str(venv.python), "-m", "pytest", "--durations=10", *pytest_args]
-    fine = (0, _NOTHING_SELECTED) if pytest_args else (0,)
+    parts = Parts({**venv.environ(), "CML_TEST_STATE_DIR": str(state_dir), "CML_TEST_IMAGES_DIR": str(state_dir / "images")}, log_dir)
+    tests = Tests([str(venv.python), "-m", "pytest", "--durations=10"], pytest_args)
     harness = options.cloud_harness.resolve() if options.cloud_harness else None
-    if mode != "realcloud":
-        run_here(parts, venv, pytest, fine, state_dir, with_services=mode == "services")
-    if mode == "realcloud" or harness:
-        realcloud.run(parts, venv, pytest, fine, harness, state_dir)
-    elif mode == "services":
-        parts.leave_out("realcloud", "THE TESTS ON A REAL OPENSTACK: no --cloud-harness; see tools/run-tests realcloud")
+    with contextlib.ExitStack() as stack:
+        cloud: Queue = {}
+        if harness:
+            cloud = stack.enter_context(realcloud.brought_up(parts, venv, tests, harness, state_dir))
+        elif mode == "realcloud":
+            cloud = realcloud.named(parts, tests)
+        elif mode == "services":
+            parts.leave_out("realcloud", "THE TESTS ON A REAL OPENSTACK: no --cloud-harness; see tools/run-tests realcloud")
+        if mode == "realcloud":
+            for name, part in cloud.items():
+                parts.run(name, part)
+        else:
+            run_here(parts, venv, tests, state_dir, cloud, with_services=mode == "services")
     return parts.close()
 
 
@@ -156,21 +66,28 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run_here(parts: Parts, venv: bootstrap.Venv, pytest: list[str], fine: tuple[int, ...], state_dir: Path, *, with_services: bool) -> None:
-    """Run the checks, and the tests that make do with the local cloud."""
-    parts.run("ruff", [venv.command("ruff"), "check", "."])
-    parts.run("mypy", [venv.command("mypy")])
-    parts.run("unit", [*pytest, "tests/unit"], fine=fine)
-    if parts.run("images", [venv.command("cml-nova-localcloud"), "image", "build", *IMAGES, "--state-dir", str(state_dir)]):
-        parts.run("functional", [*pytest, "tests/functional"], fine=fine)
-        parts.run("contract", [*pytest, "tests/contract"], fine=fine)
-        run_clients(parts, pytest, fine, state_dir / "logs", must=with_services)
-        if with_services:
-            run_services(parts, pytest, fine, state_dir / "logs")
+def run_here(parts: Parts, venv: bootstrap.Venv, tests: Tests, state_dir: Path, beside: Queue, *, with_services: bool) -> None:
+    """Run the checks, and the tests that make do with the local cloud.
+
+    :param beside: what else is to be run, one after the other.
+    """
+    image = [venv.command("cml-nova-localcloud"), "image", "build", *IMAGES, "--state-dir", str(state_dir)]
+    checks = {"ruff": Part([venv.command("ruff"), "check", "."]), "mypy": Part([venv.command("mypy")]), "unit": tests.part("tests/unit")}
+    if not parts.run("images", Part(image)):
+        parts.run_together([({**checks, **beside}, 1)])
+        return
+    log_dir = state_dir / "logs"
+    with contextlib.ExitStack() as stack:
+        harmful, over_databases = services(parts, tests, log_dir, stack) if with_services else ({}, {})
+        # The longest first, so that the lanes end at about the same time; and what only waits most of the time last, when there may be
+        # the machines of a real cloud beside it.
+        long = {**harmful, "functional": tests.part("tests/functional"), **over_databases}
+        short = {**checks, "contract": tests.part("tests/contract"), **clients(parts, tests, log_dir, must=with_services), **beside}
+        parts.run_together([(long, _LONG), (short, _SHORT)])
 
 
-def run_clients(parts: Parts, pytest: list[str], fine: tuple[int, ...], log_dir: Path, *, must: bool) -> None:
-    """Run the tests of the clients with the newest packages and, beside that, with Debian's: most of their time goes to starting commands.
+def clients(parts: Parts, tests: Tests, log_dir: Path, *, must: bool) -> Queue:
+    """Give the parts that test the clients: with the newest packages, and with Debian's.
 
     :param must: it is a failure where Debian's can't be installed.
     """
@@ -183,45 +100,39 @@ def run_clients(parts: Parts, pytest: list[str], fine: tuple[int, ...], log_dir:
             parts.fail("clients with Debian's packages", str(error))
         else:
             parts.leave_out("clients with Debian's packages", str(error))
-    parts.run_together({f"clients with {name}": ([*pytest, "tests/clients"], {"CML_TEST_CLIENTS": side}) for name, side in sides.items()},
-                       log_dir, fine)
+    return {f"clients with {name}": tests.part("tests/clients", {"CML_TEST_CLIENTS": side}) for name, side in sides.items()}
 
 
-def run_services(parts: Parts, pytest: list[str], fine: tuple[int, ...], log_dir: Path) -> None:
-    """Run what needs real servers: its own tests, the kill sweep and what else does harm, and the functional suite with separate daemons
-    on each database."""
+def services(parts: Parts, tests: Tests, log_dir: Path, stack: contextlib.ExitStack) -> tuple[Queue, Queue]:
+    """Give the parts that need real servers: the kill sweep and what else does harm, and their own tests; and the functional suite with
+    separate daemons on each database.
+
+    :param stack: ends the servers.
+    """
+    harmful, over_databases = Queue(), Queue()
     try:
-        with servers.all_servers(log_dir) as urls, contextlib.ExitStack() as stack:
-            together = {name: ([*pytest, f"tests/{name}"], urls) for name in ("chaos", "services")}
-            for variable in ("CML_TEST_MYSQL_URL", "CML_TEST_POSTGRES_URL"):
-                broker = servers.start_rabbitmq(log_dir)  # one each: stacks that share a broker take each other's messages
-                stack.callback(broker.stop)
-                env = {**urls, "CML_TEST_STACK": "daemons", "CML_TEST_RABBIT_URL": broker.url, "CML_TEST_DATABASE_URL": urls[variable]}
-                together[f"functional over RabbitMQ and {servers.SERVERS[variable][0]}"] = ([*pytest, "tests/functional"], env)
-            parts.run_together(together, log_dir, fine)
+        urls = stack.enter_context(servers.all_servers(log_dir))
+        for name in ("chaos", "services"):
+            harmful[name] = tests.part(f"tests/{name}", urls)
+        for variable in ("CML_TEST_MYSQL_URL", "CML_TEST_POSTGRES_URL"):
+            broker = servers.start_rabbitmq(log_dir)  # one each: stacks that share a broker take each other's messages
+            stack.callback(broker.stop)
+            env = {**urls, "CML_TEST_STACK": "daemons", "CML_TEST_RABBIT_URL": broker.url, "CML_TEST_DATABASE_URL": urls[variable]}
+            over_databases[f"functional over RabbitMQ and {servers.SERVERS[variable][0]}"] = tests.part("tests/functional", env)
     except bootstrap.BootstrapError as error:
         parts.fail("services", str(error))
+    return harmful, over_databases
 
 
-def serve(log_dir: Path) -> int:
-    """Keep private servers running for someone who runs pytest by hand."""
-    with servers.all_servers(log_dir) as urls, contextlib.suppress(KeyboardInterrupt):
+def serve(log_dir: Path) -> NoReturn:
+    """Keep private servers running for someone who runs pytest by hand, until that one interrupts us."""
+    with servers.all_servers(log_dir) as urls:
         for variable, url in urls.items():
             print(f"export {variable}={url}", flush=True)
         print("Stop with Ctrl-C.", flush=True)
-        signal.pause()
-    return 0
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+        while True:
+            signal.pause()
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _interrupt)  # so that servers are stopped then, too
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
-    except bootstrap.BootstrapError as error:
-        sys.exit(f"run-tests: {error}")
+    bootstrap.run_tool("run-tests", main, sys.argv[1:])

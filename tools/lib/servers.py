@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import apt
-from bootstrap import BootstrapError, say
+from bootstrap import BootstrapError, say, whole
 
 #: variable with a server's URL -> (what it is, Debian package)
 SERVERS = {
@@ -125,10 +125,10 @@ def start_rabbitmq(log_dir: Path) -> Private:
     server.env = env
     log = log_dir / "rabbitmq.log"
     with _stopped_on_error(server):
-        server.processes.append(_spawn([_program("epmd"), "-address", "127.0.0.1", "-port", str(epmd_port)], log, env=env))
+        _spawn(server, [_program("epmd"), "-address", "127.0.0.1", "-port", str(epmd_port)], log, env=env)
 
         def launch() -> None:
-            server.processes.append(_spawn([_program("rabbitmq-server")], log, env=env))
+            _spawn(server, [_program("rabbitmq-server")], log, env=env)
             # The broker greets with the AMQP protocol header when the client's is wrong, so this tells more than an open port.
             _await(server, log, lambda: _answers(port, b"AMQP????", b"AMQP"))
 
@@ -149,16 +149,15 @@ def start_mariadb(log_dir: Path) -> Private:
     _give(directory, user)
     log = log_dir / "mariadb.log"
     with _stopped_on_error(server):
-        setup = _spawn([_program("mariadb-install-db"), "--no-defaults", f"--datadir={directory}/data", "--skip-test-db",
-                        "--auth-root-authentication-method=normal"], log, user)
-        if setup.wait():
+        if _set_up(server, [_program("mariadb-install-db"), "--no-defaults", f"--datadir={directory}/data", "--skip-test-db",
+                            "--auth-root-authentication-method=normal"], log, user):
             raise BootstrapError(f"mariadb-install-db failed; see {log}")
 
         def launch() -> None:
-            server.processes.append(_spawn(
-                [_program("mariadbd"), "--no-defaults", f"--datadir={directory}/data", f"--port={port}", "--bind-address=127.0.0.1",
-                 f"--socket={directory}/socket", f"--pid-file={directory}/pid", f"--init-file={directory}/init.sql",
-                 "--skip-name-resolve", "--innodb-flush-log-at-trx-commit=2", "--innodb-buffer-pool-size=64M"], log, user))
+            _spawn(server,
+                   [_program("mariadbd"), "--no-defaults", f"--datadir={directory}/data", f"--port={port}", "--bind-address=127.0.0.1",
+                    f"--socket={directory}/socket", f"--pid-file={directory}/pid", f"--init-file={directory}/init.sql",
+                    "--skip-name-resolve", "--innodb-flush-log-at-trx-commit=2", "--innodb-buffer-pool-size=64M"], log, user)
             _await(server, log, lambda: _answers(port, b"", b"MariaDB"))
 
         server.launch = launch
@@ -177,15 +176,13 @@ def start_postgresql(log_dir: Path) -> Private:
     _give(directory, user)
     log = log_dir / "postgresql.log"
     with _stopped_on_error(server):
-        setup = _spawn([_program("initdb"), "-D", f"{directory}/data", "-U", "cml", "-A", "scram-sha-256", f"--pwfile={directory}/password",
-                        "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"], log, user)
-        if setup.wait():
+        if _set_up(server, [_program("initdb"), "-D", f"{directory}/data", "-U", "cml", "-A", "scram-sha-256",
+                            f"--pwfile={directory}/password", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"], log, user):
             raise BootstrapError(f"initdb failed; see {log}")
 
         def launch() -> None:
-            server.processes.append(_spawn(
-                [_program("postgres"), "-D", f"{directory}/data", "-p", str(port), "-c", "listen_addresses=127.0.0.1",
-                 "-c", "unix_socket_directories=", "-c", "fsync=off"], log, user))
+            _spawn(server, [_program("postgres"), "-D", f"{directory}/data", "-p", str(port), "-c", "listen_addresses=127.0.0.1",
+                            "-c", "unix_socket_directories=", "-c", "fsync=off"], log, user)
             # An SSL request is answered with one byte, S or N, by a server that is ready to talk.
             _await(server, log, lambda: _answers(port, b"\x00\x00\x00\x08\x04\xd2\x16\x2f", b""))
 
@@ -195,8 +192,10 @@ def start_postgresql(log_dir: Path) -> Private:
 
 
 def _installed(variable: str) -> bool:
-    program = {"CML_TEST_RABBIT_URL": "rabbitmq-server", "CML_TEST_MYSQL_URL": "mariadbd", "CML_TEST_POSTGRES_URL": "initdb"}[variable]
-    return _find(program) is not None
+    """Tell whether a server is there, and the user that it runs as; MariaDB's program may be there without."""
+    program, user = {"CML_TEST_RABBIT_URL": ("rabbitmq-server", None), "CML_TEST_MYSQL_URL": ("mariadbd", _package_user("mysql")),
+                     "CML_TEST_POSTGRES_URL": ("initdb", _package_user("postgres"))}[variable]
+    return _find(program) is not None and (user is None or any(entry.pw_name == user for entry in pwd.getpwall()))
 
 
 def install(wanted: Sequence[str], log_dir: Path) -> None:
@@ -225,10 +224,7 @@ def _program(name: str) -> str:
 
 def _package_user(name: str) -> str | None:
     """Give the user that a server must run as, or None for ourselves."""
-    if os.geteuid() != 0:
-        return None
-    pwd.getpwnam(name)
-    return name
+    return name if os.geteuid() == 0 else None
 
 
 def _directory(user: str | None) -> Path:
@@ -244,14 +240,26 @@ def _give(directory: Path, user: str | None) -> None:
             shutil.chown(path, user)
 
 
-def _spawn(command: list[str], log_path: Path, user: str | None = None, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+def _set_up(server: Private, command: list[str], log_path: Path, user: str | None) -> int:
+    """Run a command that prepares a server; give its exit code."""
+    setup = _spawn(server, command, log_path, user)
+    code = setup.wait()
+    server.processes.remove(setup)
+    return code
+
+
+def _spawn(server: Private, command: list[str], log_path: Path, user: str | None = None,
+           env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """Start one of a server's processes."""
     entry = pwd.getpwnam(user) if user else None
     if env is None:
         env = {"PATH": f"{_SEARCH}:/bin:/sbin", "LANG": "C.UTF-8", "HOME": entry.pw_dir if entry else os.path.expanduser("~")}
-    with log_path.open("ab") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=env, cwd="/", start_new_session=True,
-                                user=entry.pw_uid if entry else None, group=entry.pw_gid if entry else None,
-                                extra_groups=[] if entry else None)
+    with log_path.open("ab") as log, whole():
+        process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=env, cwd="/", start_new_session=True,
+                                   user=entry.pw_uid if entry else None, group=entry.pw_gid if entry else None,
+                                   extra_groups=[] if entry else None)
+        server.processes.append(process)
+    return process
 
 
 @contextlib.contextmanager

@@ -170,8 +170,8 @@ LOG_QUERY = request({
     "attempt": integer(0, 2**31 - 1, description="0 is the log of the setup command; by default the newest attempt."),
     "offset": integer(0, 2**62),
     "tail": integer(1, 2**20, description="Begin so many bytes before the end of what is there; in place of offset."),
-    "since": {"type": "string", "maxLength": 64, "description": "Begin with the line that came first at this time or after it; a time in "
-              "ISO 8601, or a number of seconds before now. In place of offset."},
+    "since": {"type": "string", "maxLength": 64, "description": "Begin with the line that came first at this time or after it, or went "
+              "on then; a time in ISO 8601, or a number of seconds before now. In place of offset."},
     "limit": integer(1, 2**20),
     "wait": {"type": "integer", "minimum": 0, "description": "Seconds to wait for text where there is none beyond offset yet."},
     "timestamps": {**BOOLEAN, "description": "Put before each line, and before what the answer begins with, when it came: 24 characters "

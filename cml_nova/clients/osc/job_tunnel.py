@@ -107,7 +107,7 @@ class Ssh(Command):
             if args.identity is None:
                 raise UsageError("--stdio needs --identity: the key that ssh logs in with.")
             _, tunnel = self._open(job, args, args.identity)
-            tunnel.relay(lambda: os.read(0, _PIECE), _write_out, lambda: None)
+            tunnel.relay(lambda: os.read(0, _PIECE), _write_out, _close_out)
             if tunnel.word:
                 say(tunnel.word)
             return 0
@@ -211,3 +211,10 @@ def _carry(listener: socket.socket, tunnel: Any) -> None:
 def _write_out(data: bytes) -> None:
     while data:
         data = data[os.write(1, data):]
+
+
+def _close_out() -> None:
+    """Tell ssh that no more comes from the node: it waits for that, and the service for ssh."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 1)
+    os.close(nothing)

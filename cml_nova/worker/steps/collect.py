@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
+from functools import partial
 
 from oslo_log import log as logging
 
@@ -16,31 +17,25 @@ from cml_nova.worker import losses
 from cml_nova.worker.beside import beside
 from cml_nova.worker.crew import Crew
 from cml_nova.worker.saving import Event, rescue
+from cml_nova.worker.silence import Silence
 from cml_nova.worker.work import Work
 
 LOG = logging.getLogger(__name__)
 
 #: what is collected: the directories behind $CML_OUTPUT_DIR and $CML_CHECKPOINT_DIR
 _PARTS = ("output", "checkpoints")
-_RETRY_PAUSE = 1.0
 
 
 def run(work: Work, crew: Crew) -> None:
     """Bring the job to TEARDOWN, with its outcome; or to PROVISIONING where a node was lost with outputs of a training that succeeded."""
-    stop, lost, began = threading.Event(), dict[int, str](), time.monotonic()
-
-    def look() -> None:
-        lost.update(losses.find(work, work.tools.watch.latest(work.job.id, newer_than=began), {}))
-        if _unwanted(work) or work.job.phase_seconds > work.conf.conductor.collect_timeout:
-            stop.set()
-
-    with work.tools.watch.watch(work.job.id, wake=work.lease.wake):
-        failures = beside("collect", lambda: _collect_all(work, crew, stop, lost), look)
     trained = work.job.runtime.get("trained", False)
+    collection = _Collection(work, crew, trained)
+    with work.tools.watch.watch(work.job.id, wake=work.lease.wake):
+        failures = collection.run()
+    lost = collection.lost
     if work.job.outcome is None and work.job.target == Target.DELETE:
         return work.report(phase=Phase.TEARDOWN)
-    gone = {rank: lost.get(rank, error.message) for rank, error in failures.items()
-            if rank in lost or isinstance(error, exception.HostKeyRefused)}
+    gone = {rank: lost[rank] for rank in failures if rank in lost}
     if trained and work.job.outcome is None and gone:
         return losses.replace(work, crew, gone)
     # What a node refuses, or sends amiss, is of the job's own making: too many files, too many bytes.
@@ -70,35 +65,86 @@ def _unwanted(work: Work) -> bool:
     return work.job.target == Target.DELETE
 
 
-def _collect_all(work: Work, crew: Crew, stop: threading.Event, lost: Container[int]) -> dict[int, exception.RemoteError]:
-    """Collect from all nodes in parallel; return the ranks that failed for good, with the reason."""
-    results = crew.each(lambda rank, machine: _collect(work, rank, machine, stop, lost), range(len(work.job.nodes)))
-    return {rank: result for rank, result in results.items() if isinstance(result, exception.RemoteError)}
+class _Collection:
+    """Outputs on their way from all nodes.
 
+    Those of a training that succeeded are waited for as long as their nodes may yet answer; those of a job that fails for a limited time.
 
-def _collect(work: Work, rank: int, machine: Machine, stop: threading.Event, lost: Container[int]) -> None:
-    node = work.job.nodes[rank]
-    while True:
+    :ivar lost: nodes that are given up, and why.
+    """
+
+    def __init__(self, work: Work, crew: Crew, trained: bool) -> None:
+        self.lost: dict[int, str] = {}
+        self._work = work
+        self._crew = crew
+        self._fails = not trained
+        self._silence = Silence(work, "its outputs are waited for")
+        self._stop = threading.Event()
+        self._pending = {node["rank"] for node in work.job.nodes}
+        self._collected: set[int] = set()
+        self._began = time.monotonic()
+
+    def run(self) -> dict[int, exception.RemoteError]:
+        """Collect from all nodes in parallel; give the ranks that failed for good, with the reason."""
         try:
-            machine.connect(work.conf.remote.connect_timeout)
-            for part in _PARTS:
-                _save(work, f"{part}/{node['role']}-{node['index']}", _while_wanted(machine.fetch(part), stop))
-            return
-        except (exception.HostKeyRefused, exception.NodeCommandFailed):
+            results = beside("collect", lambda: self._crew.each(self._collect, sorted(self._pending)), self._look)
+        finally:
+            self._stop.set()  # whoever still waits for a node must not go on when the job is another's
+        self._tell()
+        return {rank: result for rank, result in results.items() if isinstance(result, exception.RemoteError)}
+
+    def _look(self) -> None:
+        limit: int = self._work.conf.conductor.collect_timeout
+        if _unwanted(self._work) or (self._fails and time.monotonic() - self._began > limit):
+            self._stop.set()
+        self._tell()
+        servers = self._work.tools.watch.latest(self._work.job.id, newer_than=self._began)
+        self.lost.update(losses.find(self._work, servers, self._silence.seconds()))
+        self.lost.update({rank: f"it answers, but has sent nothing of its outputs for {limit} s"
+                          for rank, seconds in self._silence.waited().items() if seconds > limit})
+        if not self._fails and self._is_repeated():
+            self._stop.set()
+        for rank in self._pending.copy():
+            if self._stop.is_set() or rank in self.lost:
+                self._crew.drop(rank)  # nobody waits for its next word any longer
+
+    def _is_repeated(self) -> bool:
+        """Tell whether the training is done again, because outputs are lost: then nobody needs the others."""
+        return not self._collected.issuperset(self.lost) and self._work.job.infra_restarts < self._work.conf.conductor.max_infra_restarts
+
+    def _tell(self) -> None:
+        news = self._silence.news()
+        if news:
+            self._work.report(**news)
+
+    def _collect(self, rank: int, machine: Machine) -> None:
+        try:
+            self._silence.insist(rank, machine, partial(self._fetch, rank), self._stop, self.lost)
+            self._collected.add(rank)
+        except exception.HostKeyRefused as error:
+            self.lost[rank] = error.message
             raise
-        except exception.RemoteError as error:
-            LOG.warning("Job %s: collecting from node %d goes on after: %s", work.job.id, rank, error.message)
-            if stop.is_set() or rank in lost or node["status"] == "LOST":
-                raise
-            stop.wait(_RETRY_PAUSE)
+        except exception.NodeCommandFailed:
+            self._fails = True
+            raise
+        finally:
+            self._pending.discard(rank)
+            self._silence.end(rank)
 
+    def _fetch(self, rank: int, machine: Machine) -> None:
+        node = self._work.job.nodes[rank]
+        for part in _PARTS:
+            _save(self._work, f"{part}/{node['role']}-{node['index']}", self._arriving(rank, machine.fetch(part)))
 
-def _while_wanted(pieces: Iterator[bytes], stop: threading.Event) -> Iterator[bytes]:
-    """:raises RemoteError: the outputs are not waited for any longer."""
-    for piece in pieces:
-        if stop.is_set():
-            raise exception.RemoteError("the outputs are not waited for any longer")
-        yield piece
+    def _arriving(self, rank: int, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        """Pass on what comes, and count for how long nothing does. :raises RemoteError: the outputs are not waited for any longer."""
+        self._silence.begin(rank)
+        for piece in pieces:
+            self._silence.end(rank)
+            if self._stop.is_set():
+                raise exception.RemoteError("the outputs are not waited for any longer")
+            yield piece
+            self._silence.begin(rank)
 
 
 def _save(work: Work, where: str, pieces: Iterator[bytes]) -> None:

@@ -119,7 +119,7 @@ def _check_for_hidden(work: Work) -> None:
 
     :raises CloudError: a part of the cloud does not answer. Nothing may be built in the place of what may be there.
     """
-    if work.job.asked_for_servers and any(work.tools.fleet.project_servers().values()):
+    if work.job.asked_for_servers and work.tools.fleet.census().hidden:
         raise exception.CloudError("A part of the cloud does not answer, and servers of the job may be there.")
 
 

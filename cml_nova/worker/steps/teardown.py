@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 from oslo_log import log as logging
 
+from cml_nova import exception
 from cml_nova.compute import remains
 from cml_nova.states import Cause, Outcome, Phase
 from cml_nova.storage.base import checkpoint_prefix
 from cml_nova.worker.crew import Crew
-from cml_nova.worker.work import Work
+from cml_nova.worker.work import CANCELLED, Work
 
 LOG = logging.getLogger(__name__)
 
@@ -22,7 +24,7 @@ def run(work: Work, crew: Crew) -> None:
     """Bring the job to DONE."""
     crew.close()
     if work.job.outcome is None:
-        work.report(outcome=Outcome.CANCELLED, cause=None, status_reason="The job was cancelled.")
+        work.report(**CANCELLED)
     began, told, pause = time.monotonic(), False, _PAUSE_MIN
     with work.tools.watch.watch(work.job.id, expect_change=True):
         while not clean(work):
@@ -45,12 +47,18 @@ def run(work: Work, crew: Crew) -> None:
 
 def clean(work: Work) -> bool:
     """Delete what there is; tell whether nothing was left at the end, and nothing can come into being any more."""
-    job, fleet, watch = work.job, work.tools.fleet, work.tools.watch
+    job, fleet = work.job, work.tools.fleet
     gone = remains.clear(
         fleet, job.id, known={node["server_id"] for node in job.nodes if node["server_id"]}, asked=job.asked_for_servers,
         floating=fleet.floating.wanted or bool(job.runtime.get("floating")),
-        wait=lambda: watch.wait(job.id, lambda now: not now, timeout=_PAUSE_MAX, wake=work.lease.wake))
+        wait=lambda: _await_end_of_servers(work))
     return gone and not job.unsettled
+
+
+def _await_end_of_servers(work: Work) -> None:
+    # Woken, or without an answer of the cloud: how the wait ends says nothing, since what is left is asked for after it.
+    with contextlib.suppress(exception.CloudError):
+        work.tools.watch.wait(work.job.id, lambda now: not now, timeout=_PAUSE_MAX, wake=work.lease.wake)
 
 
 def _alarm(work: Work) -> None:

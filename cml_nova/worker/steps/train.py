@@ -22,7 +22,7 @@ from cml_nova.worker.crew import Crew
 from cml_nova.worker.diagnosis import LINES, Diagnosis, diagnose, exit_codes
 from cml_nova.worker.hang import Hang
 from cml_nova.worker.restarts import Counter, next_attempt
-from cml_nova.worker.work import Work
+from cml_nova.worker.work import CANCELLED, Work
 
 LOG = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def _end_early(work: Work, attempt: Attempt) -> None:
     """The user wants the job gone, or its time is up. Its checkpoint is saved, for a restart to go on from."""
     if work.job.target == Target.DELETE:
         _save_of_cancelled(work, attempt)
-        return attempt.report(phase=Phase.TEARDOWN, status_reason=None)
+        return attempt.report(phase=Phase.TEARDOWN, **CANCELLED)
     attempt.stop(work.conf.remote.stop_grace)
     attempt.save_last()
     attempt.report(phase=Phase.COLLECTING, events=[("phase", "The processes were stopped.", {"phase": str(Phase.COLLECTING)})])

@@ -19,9 +19,10 @@ RANKS, LINES = 4, 2500
 TASKS = [f"worker:{rank}" for rank in range(RANKS)]
 #: of those that are looked at for how soon they come
 _TIMED = 40
-#: prints numbered lines with the time, in bursts and one by one; then, until the word of the test, more at a walking pace
+#: Prints numbered lines with the time, in bursts and one by one; then, until the word of the test, more at a walking pace. Each in one
+#: write: a line printed in several may come at two times, and is then among what came since the second.
 NUMBERED = f"""
-import itertools, random, threading, time
+import itertools, os, random, threading, time
 import gate
 
 opened = threading.Event()
@@ -29,7 +30,7 @@ threading.Thread(target=lambda: (gate.wait(), opened.set()), daemon=True).start(
 for i in itertools.count():
     if i >= {LINES} and opened.wait(0.25):
         break
-    print(i, time.time(), flush=True)
+    os.write(1, f"{{i}} {{time.time()}}\\n".encode())
     time.sleep(random.choice([0, 0, 0.005]))
 """
 

@@ -171,13 +171,16 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(conf.database.connection.removeprefix("sqlite:///"))
 
 
-def make_api(path: Path, empty_database: Path) -> Api:
-    """Make an application of its own in a directory."""
+def make_api(path: Path, empty_database: Path, *, validate_responses: bool = True) -> Api:
+    """Make an application of its own in a directory.
+
+    :param validate_responses: see ``create_app``; False for what operators run.
+    """
     conf = make_conf(path, max_body_bytes=65536, max_package_bytes=65536, max_package_unpacked_bytes=200_000, max_limit=100)
     shutil.copy(empty_database, conf.database.connection.removeprefix("sqlite:///"))
     db, storage, conductor, vault = Database(conf), FileStorage(conf), FakeConductor(), Vault([Fernet.generate_key().decode()])
     app = create_app(conf, db=db, storage=storage, conductor=conductor, catalog_factory=lambda auth: FakeCatalog(), vault=vault,
-                     validate_responses=True)
+                     validate_responses=validate_responses)
     return Api(app, conf, db, storage, conductor, vault)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from cml_nova.api import openapi
+from cml_nova.api import openapi, routing
 from cml_nova.api.v1 import RESOURCES
 from tests.unit.api.conftest import Api
 
@@ -74,6 +74,14 @@ def test_the_document_is_served_and_valid(shared_api: Api) -> None:
         jsonschema.Draft202012Validator.check_schema(schema)
     for entry in operations:
         assert entry["summary"]
+
+
+@pytest.mark.parametrize("operation", [operation for resource in RESOURCES for operation in resource.operations],
+                         ids=lambda operation: f"{operation.method} {operation.path}")
+def test_schemas_are_valid(operation: routing.Operation) -> None:
+    for schema in (operation.query, operation.body, operation.response):
+        if schema is not None:
+            jsonschema.Draft202012Validator.check_schema(schema)
 
 
 def references(node: Any) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from sqlalchemy import insert, select, update
 from cml_nova.api.schemas.jobs import JOB
 from cml_nova.db import jobs as db_jobs
 from cml_nova.db.models import Job
-from tests.unit.api.conftest import Api, archive, job
+from tests.unit.api.conftest import Api, archive, job, make_api
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAICAyPA3RbafbW5Ry6t1ADc07iD8GXQw5jZIprSjlCBY9 ann@desk"
 
@@ -65,7 +66,8 @@ def test_when_a_job_will_be_ended(api: Api) -> None:
     assert deadline(phase="DONE", outcome="FAILED") is None
 
 
-def test_u17_a_thousand_jobs_in_one_page_take_less_than_a_second_of_the_processor(api: Api) -> None:
+def test_u17_a_thousand_jobs_in_one_page_take_less_than_a_second_of_the_processor(tmp_path: Path, empty_database: Path) -> None:
+    api = make_api(tmp_path, empty_database, validate_responses=False)
     api.conf.set_override("max_limit", 1000, "api")
     first = api.create()
     with api.db.write() as session:

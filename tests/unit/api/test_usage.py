@@ -65,7 +65,8 @@ def test_what_a_job_costs(priced: Api) -> None:
 def test_a_running_job_costs_more_all_the_time(priced: Api) -> None:
     job_id = priced.create(workers=1)["id"]
     had(priced, job_id, now(priced) - HOUR, None)
-    assert cost(priced, job_id)["amount"] == pytest.approx(1.5, abs=0.05)
+    first, second = (priced.get(f"/v1/jobs/{job_id}").json["job"]["cost"]["amount"] for _ in range(2))  # type: ignore[index]
+    assert 1.5 <= first <= second == pytest.approx(1.5, abs=0.05)
 
 
 def test_a_job_keeps_the_prices_at_which_it_was_made(priced: Api) -> None:

@@ -9,7 +9,7 @@ import pytest
 from oslo_config import cfg
 
 from cml_nova import exception
-from cml_nova.compute.fleet import Fleet, parse_server
+from cml_nova.compute.fleet import Census, Fleet, parse_server
 from tests.unit.compute.conftest import PROJECT, FakeConnection
 
 JOB = "5e6d7d5c-9a3b-4f6e-8f0a-2f8f7f1f0001"
@@ -115,6 +115,17 @@ def test_deletion_tries_all_and_names_what_failed(fleet: Fleet, cloud: FakeConne
     assert sorted(call["path"] for call in cloud.compute.calls) == [f"/servers/{id_}" for id_ in "abcd"]
 
 
+def test_a_console_is_read_to_its_end_alone(fleet: Fleet, cloud: FakeConnection) -> None:
+    building = {"conflictingRequest": {"message": "building"}}
+    cloud.compute.answers = [(200, {"output": "booting\nlogin:"}), (200, {"output": None}), (409, building)]
+    assert fleet.console("s1", 40) == "booting\nlogin:"
+    call = cloud.compute.calls[0]
+    assert (call["method"], call["path"], call["json"]) == ("POST", "/servers/s1/action", {"os-getConsoleOutput": {"length": 40}})
+    assert fleet.console("s1", 40) == ""
+    with pytest.raises(exception.CloudError, match="building"):
+        fleet.console("s1", 40)
+
+
 def test_remaining_servers_are_sought_without_a_filter(fleet: Fleet, cloud: FakeConnection) -> None:
     partial = {"id": "b", "status": "UNKNOWN", "tenant_id": PROJECT, "links": []}
     cloud.compute.answers = [(200, {"servers": [partial, server("z")]})]
@@ -124,10 +135,24 @@ def test_remaining_servers_are_sought_without_a_filter(fleet: Fleet, cloud: Fake
     assert len(cloud.compute.calls) == 1
 
 
-def test_servers_of_a_cell_that_is_down_are_told_from_others(fleet: Fleet, cloud: FakeConnection) -> None:
-    brief = {"id": "z", "name": "any", "links": []}
-    cloud.compute.answers = [(200, {"servers": [{"id": "b", "status": "UNKNOWN", "links": []}, brief]})]
-    assert fleet.project_servers() == {"b": True, "z": False}
+HIDDEN = {"id": "b", "status": "UNKNOWN", "tenant_id": PROJECT, "links": []}
+
+
+def test_a_census_tells_servers_of_a_cell_that_is_down_from_others_and_ours_from_strangers(fleet: Fleet, cloud: FakeConnection) -> None:
+    strangers = [server("x", tags=[]), server("y", "other", tags=["cml-nova", "cml:deployment:other", "cml:job:other"])]
+    cloud.compute.answers = [(200, {"servers": [HIDDEN, server("z"), *strangers]})]
+    assert fleet.census() == Census(ids=frozenset("bzxy"), hidden=frozenset("b"), jobs=frozenset([JOB]), whole=True)
+    assert cloud.compute.calls[0]["path"] == "/servers/detail"
+
+
+def test_what_later_pages_do_not_tell_of_hidden_servers_is_asked_of_each(fleet: Fleet, cloud: FakeConnection) -> None:
+    pages = [{"servers": [server("y")], "servers_links": [{"rel": "next", "href": "x"}]}, {"servers": [server("z")]}]
+    one_by_one = {"/servers/a": (404, None), "/servers/b": (200, {"server": HIDDEN})}
+    cloud.compute.handler = lambda call: one_by_one.get(call["path"]) or (200, pages["marker" in call["params"]])
+    census = fleet.census()
+    assert not census.whole and not census.hidden
+    assert fleet.remaining(["a", "b", "y", "z"], census) == {"b", "y", "z"}
+    assert sorted(call["path"] for call in cloud.compute.calls[2:]) == ["/servers/a", "/servers/b"]
 
 
 class Neutron:

@@ -8,7 +8,7 @@ import pytest
 
 from cml_nova import exception
 from cml_nova.compute import remains
-from cml_nova.compute.fleet import Fleet, Server
+from cml_nova.compute.fleet import Census, Fleet, Server
 
 
 class Floating:
@@ -42,11 +42,12 @@ class Cloud:
     def servers(self, job_id: str) -> list[Server]:
         return [Server(id_, id_, "ACTIVE", None, None, job_id, 0, 1, None) for id_ in self.there("server") if id_ not in self.hidden]
 
-    def project_servers(self) -> dict[str, bool]:
-        return {id_: id_ in self.hidden for id_ in self.there("server")}
+    def census(self) -> Census:
+        there = set(self.there("server"))
+        return Census(frozenset(there), frozenset(there & self.hidden), frozenset({"j"} if there - self.hidden else ()), whole=True)
 
-    def remaining(self, known: set[str]) -> set[str]:
-        return known & set(self.there("server"))
+    def remaining(self, known: set[str], census: Census | None = None) -> set[str]:
+        return known & (census or self.census()).ids
 
     def delete(self, ids: list[str]) -> None:
         if ids:

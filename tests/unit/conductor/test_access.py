@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import event, update
 
 from cml_nova.conductor import access
 from cml_nova.db import events
@@ -39,7 +39,8 @@ def ask(db: Database, job_id: str, **fields: Any) -> dict[str, Any]:
 
 def over(db: Database, job_id: str, server_id: str = "s1") -> str | None:
     with db.read() as session:
-        return access.over(session, job_id, 0, server_id)
+        [reason] = access.over(session, [(job_id, 0, server_id)])
+        return reason
 
 
 def told(db: Database, job_id: str) -> list[str]:
@@ -86,6 +87,19 @@ def test_a_node_is_open_in_every_phase_that_needs_it(db: Database, running: str,
     change(db, Job, running, phase=phase)
     assert "refused" not in ask(db, running)
     assert over(db, running) is None
+
+
+def test_many_tunnels_are_looked_at_in_one_query_without_what_is_sealed(db: Database, running: str, make_job: Callable[..., str]) -> None:
+    cancelled = make_job(phase="RUNNING", spec=SPEC, keys={}, sealed="sealed", target="DELETE")
+    change(db, Node, cancelled, **UP)
+    statements: list[str] = []
+    with db.read() as session:
+        event.listen(db.engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
+        reasons = access.over(session, [(running, 0, "s1"), (cancelled, 0, "s1"), (running, 0, "s1"), (running, 7, "s1")])
+    assert [reason and reason.split(" ", 3)[-1] for reason in reasons] == [
+        None, "is being cancelled; its log, metrics and artifacts stay.", None, "was deleted."]
+    [query] = [text for text in statements if "SELECT" in text]
+    assert "sealed" not in query and "spec" not in query
 
 
 def test_what_is_out_of_date(db: Database, running: str) -> None:

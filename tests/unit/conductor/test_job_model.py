@@ -1,4 +1,4 @@
-"""The conductor keeps its word whatever happens to jobs, and in whatever order: see tests/harness/job_model.py."""
+"""The conductor keeps its word whatever happens to jobs, and in whatever order: see tests/harness/job_model/."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.harness.job_model import JobLife, Site
+from tests.harness.job_model.life import JobLife
+from tests.harness.job_model.site import Site
 
 #: the same runs each time; `tools/chaos model` makes others
 SETTINGS = settings(derandomize=True, database=None, deadline=None, max_examples=40, stateful_step_count=25,

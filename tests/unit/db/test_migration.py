@@ -47,6 +47,27 @@ def test_what_the_comparison_does_not_see(db: Database) -> None:
         assert nullable == {column.name: column.nullable for column in table.columns}
 
 
+def columns(db: Database) -> dict[tuple[str, str], tuple[str, bool, bool]]:
+    """Give all columns, by table and name: type, whether they may be empty, and whether a row may be written without them."""
+    inspector = inspect(db.engine)
+    return {(table, column["name"]): (str(column["type"]), column["nullable"], column["nullable"] or column["default"] is not None)
+            for table in inspector.get_table_names() for column in inspector.get_columns(table)}
+
+
+def test_daemons_of_the_release_before_can_go_on(db: Database) -> None:
+    """They write rows without what is new, while daemons are upgraded one after the other."""
+    before: dict[tuple[str, str], tuple[str, bool, bool]] = {}
+    while migration.version(db) != migration.latest():
+        with db.engine.connect() as connection:
+            command.upgrade(migration._config(connection), "+1")
+            connection.commit()
+        after = columns(db)
+        assert {key: after[key] for key in before} == before, "nothing is taken away or changed"
+        tables = {table for table, _ in before}
+        assert not [key for key in set(after) - set(before) if key[0] in tables and not after[key][2]], "rows can be written without it"
+        before = after
+
+
 def test_versions(db: Database) -> None:
     assert migration.version(db) is None
     migration.sync(db)

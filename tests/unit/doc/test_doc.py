@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cml_nova.conf import opts
 from cml_nova.frameworks.base import get_framework
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -25,6 +26,13 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
     missing = [link for link in links if not (page.parent / link).exists()]
     assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_options_that_pages_name_are_there(page: Path) -> None:
+    options = {group: {option.dest for option in found} for group, found in opts.own_opts()}
+    named = re.findall(r"`\[(\w+)\] (\w+)", page.read_text())
+    assert [(group, name) for group, name in named if name not in options.get(group, {name})] == []
 
 
 @pytest.mark.parametrize("path", sorted(REPOSITORY.glob("examples/*/job*.json")), ids=lambda path: f"{path.parent.name}/{path.name}")

@@ -39,6 +39,7 @@ class FakeHypervisor:
     broken: bool = False
     forwards: dict[str, Callable[[], str | None]] = field(default_factory=dict)
     no_addresses: bool = False
+    login_delay: float = 0.0
 
     def boot(self, server_id: str, address: str, image: str, user_data: bytes | None, hostname: str,
              metadata: dict[str, str]) -> None:

@@ -140,6 +140,15 @@ def test_paging(demo: Client) -> None:
     assert demo.request("GET", "compute/v2.1/servers?marker=gone").status_code == 400
 
 
+def test_a_page_begins_where_a_server_was_that_is_deleted_meanwhile(site: Site, demo: Client) -> None:
+    demo.boot("n", 5)
+    ids = [server["id"] for server in demo.servers()]
+    demo.request("DELETE", f"compute/v2.1/servers/{ids[2]}")
+    site.after(0.5)
+    assert [server["id"] for server in demo.servers(f"marker={ids[2]}")] == ids[3:]
+    assert [server["id"] for server in demo.servers()] == ids[:2] + ids[3:]
+
+
 def test_changes_since_shows_the_deleted_without_tags(site: Site, demo: Client) -> None:
     server_id = demo.boot(tags=["x"])["server"]["id"]
     site.after(1)

@@ -76,6 +76,14 @@ def test_servers_that_do_not_boot(site: Site, demo: Client, result: str, status:
     assert demo.servers() == []
 
 
+def test_a_server_that_is_active_and_never_answers(site: Site, demo: Client) -> None:
+    site.fault(kind="boot", result="silent", count=1)
+    demo.boot("n", 2)
+    site.after(1)
+    assert [server["status"] for server in demo.servers()] == ["ACTIVE", "ACTIVE"]
+    assert [fault for _, fault in site.hypervisor.faults] == ["cut"]
+
+
 def test_what_happens_to_a_server(site: Site, demo: Client) -> None:
     server_id = demo.boot()["server"]["id"]
     site.after(1)
@@ -102,6 +110,17 @@ def test_settings(site: Site, demo: Client) -> None:
     assert sorted(server["status"] for server in demo.servers()) == ["BUILD", "ERROR"]
     site.after(2)
     assert sorted(server["status"] for server in demo.servers()) == ["ACTIVE", "ERROR"]
+
+
+def test_an_image_goes_and_comes_back(site: Site, demo: Client) -> None:
+    def names() -> list[str]:
+        return [image["name"] for image in demo.get("image/v2/images")["images"]]
+
+    before = names()
+    site.fault(kind="image", image="plain")
+    assert "plain" not in names()
+    site.fault(kind="image", image="plain", gone=0)
+    assert names() == before
 
 
 def test_all_tokens_expire(site: Site, demo: Client) -> None:

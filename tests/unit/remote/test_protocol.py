@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from cml_nova import exception
-from cml_nova.remote import protocol, runner
+from cml_nova.remote import protocol
+from cml_nova.remote.runner.framing import FRAME_COST, MAGIC, MAX_BODY, MAX_HEADER
 from cml_nova.remote.session import Session
 
 STATE = {"attempt": 1, "task": "worker:0", "state": "RUNNING", "pid": 5, "started_at": 1.5, "log_size": 7}
@@ -23,7 +24,7 @@ def frame(header: Any, body: bytes = b"") -> bytes:
 
 
 def test_frames_come_out_whole_whatever_the_pieces() -> None:
-    data = b"Welcome!\n" + runner.MAGIC + frame({"a": 1}, b"xyz") + frame({"b": 2})
+    data = b"Welcome!\n" + MAGIC + frame({"a": 1}, b"xyz") + frame({"b": 2})
     for step in (1, 7, len(data)):
         reader = protocol.FrameReader()
         frames = [each for i in range(0, len(data), step) for each in reader.feed(data[i:i + step])]
@@ -32,18 +33,18 @@ def test_frames_come_out_whole_whatever_the_pieces() -> None:
 
 def test_our_frames_are_the_same_on_both_sides() -> None:
     reader = protocol.FrameReader()
-    assert list(reader.feed(runner.MAGIC + protocol.encode({"op": "x"}, b"1"))) == [({"op": "x"}, b"1")]
+    assert list(reader.feed(MAGIC + protocol.encode({"op": "x"}, b"1"))) == [({"op": "x"}, b"1")]
     with pytest.raises(exception.NodeCommandFailed, match="too large"):
-        protocol.encode({}, bytes(runner.MAX_BODY + 1))
+        protocol.encode({}, bytes(MAX_BODY + 1))
 
 
 @pytest.mark.parametrize("data", [
-    struct.pack(">II", runner.MAX_HEADER + 1, 0), struct.pack(">II", 2, runner.MAX_BODY + 1), frame([]), frame(5),
+    struct.pack(">II", MAX_HEADER + 1, 0), struct.pack(">II", 2, MAX_BODY + 1), frame([]), frame(5),
     struct.pack(">II", 3, 0) + b"{{{", struct.pack(">II", 100_000, 0) + b"[" * 100_000,
 ])
 def test_bad_frames_are_refused(data: bytes) -> None:
     with pytest.raises(exception.RemoteError):
-        list(protocol.FrameReader().feed(runner.MAGIC + data))
+        list(protocol.FrameReader().feed(MAGIC + data))
 
 
 def test_noise_is_kept_for_the_message_but_not_for_ever() -> None:
@@ -112,7 +113,7 @@ class Pipe:
     def __init__(self) -> None:
         self.incoming: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self.sent = bytearray()
-        self.answers = [runner.MAGIC + frame({"id": 1, "result": HELLO})]
+        self.answers = [MAGIC + frame({"id": 1, "result": HELLO})]
         self.exit_code: int | None = None
 
     def sendall(self, data: bytes) -> None:
@@ -146,7 +147,7 @@ def session(pipe: Pipe) -> Session:
 
 
 @pytest.mark.parametrize(("greeting", "exit_code", "unfit"), [
-    (b"Welcome", 127, True), (b"Welcome", None, False), (runner.MAGIC, 1, False),
+    (b"Welcome", 127, True), (b"Welcome", None, False), (MAGIC, 1, False),
 ])
 def test_a_runner_that_ends_before_its_first_word_makes_a_machine_unfit(pipe: Pipe, greeting: bytes, exit_code: int | None,
                                                                        unfit: bool) -> None:
@@ -193,7 +194,7 @@ def test_a_lost_path_reaches_everybody_who_waits_and_who_asks_later(session: Ses
 
 def test_a_stream_flows_as_far_as_its_window(session: Session, pipe: Pipe) -> None:
     body = bytes(1000)
-    window = 2 * (runner.FRAME_COST + len(body))
+    window = 2 * (FRAME_COST + len(body))
     exchange = session.begin("fetch", credit=window)
     pipe.incoming.put(frame({"id": 2}, body) * 2)
     pieces = session.pieces(exchange, 5)

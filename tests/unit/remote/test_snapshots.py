@@ -14,7 +14,10 @@ from typing import Any
 import pytest
 
 from cml_nova import exception
-from cml_nova.remote import HeldFile, Snapshot, archive, runner, snapshots
+from cml_nova.remote import HeldFile, Snapshot, archive, snapshots
+from cml_nova.remote.runner import snapshots as node
+from cml_nova.remote.runner.archive import unpack
+from cml_nova.remote.runner.errors import Refused
 
 
 def lines(*items: Any) -> bytes:
@@ -105,7 +108,7 @@ def top(tmp_path: Path) -> Path:
 def taken(tmp_path: Path, most: int = 10, *, hold: bool = True) -> Snapshot:
     read, write = os.pipe()
     try:
-        runner.snapshot(str(tmp_path), "checkpoints", most, hold, write)
+        node.snapshot(str(tmp_path), "checkpoints", most, hold, write)
     finally:
         os.close(write)
     with open(read, "rb") as file:
@@ -115,7 +118,7 @@ def taken(tmp_path: Path, most: int = 10, *, hold: bool = True) -> Snapshot:
 def picked(tmp_path: Path, held: Snapshot, *numbers: int) -> list[bytes]:
     read, write = os.pipe()
     try:
-        runner.pick(str(tmp_path), held.id, snapshots.ranges(numbers), write)
+        node.pick(str(tmp_path), held.id, snapshots.ranges(numbers), write)
     finally:
         os.close(write)
         with open(read, "rb") as file:
@@ -136,17 +139,17 @@ def test_file_that_is_written_in_place_since_is_refused(tmp_path: Path, top: Pat
     held = taken(tmp_path)
     (top / "last").write_bytes(b"torn")
     os.utime(top / "last", ns=(1, 1))
-    with pytest.raises(runner.Refused, match=r"'last' was written to.*\.tmp"):
+    with pytest.raises(Refused, match=r"'last' was written to.*\.tmp"):
         picked(tmp_path, held, 0, 1)
     assert picked(tmp_path, held, 1) == [b"five"]
 
 
 def test_next_snapshot_and_release_let_go(tmp_path: Path, top: Path) -> None:
     first, second = taken(tmp_path), taken(tmp_path)
-    with pytest.raises(runner.Refused, match="newer one"):
+    with pytest.raises(Refused, match="newer one"):
         picked(tmp_path, first, 0)
     assert picked(tmp_path, second, 0) == [b"step"]
-    runner.release(str(tmp_path))
+    node.release(str(tmp_path))
     assert not (tmp_path / "snapshots").exists()
 
 
@@ -168,12 +171,12 @@ def test_too_many_files_are_not_held(tmp_path: Path, top: Path) -> None:
 
 def test_file_that_is_being_written_is_waited_for(tmp_path: Path, top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, now = [0.0], time.time()
-    monkeypatch.setattr(runner, "time", type("Clock", (), {
+    monkeypatch.setattr(node, "time", type("Clock", (), {
         "time": lambda: now, "monotonic": lambda: clock[0], "sleep": lambda seconds: clock.__setitem__(0, clock[0] + seconds)}))
     with open(top / "last", "ab") as file:
         file.write(b"more")
         file.flush()
-        with pytest.raises(runner.Refused, match=r"'last' is being written.*\.tmp"):
+        with pytest.raises(Refused, match=r"'last' is being written.*\.tmp"):
             taken(tmp_path)
         os.utime(top / "last", (1, 1))
         assert len(taken(tmp_path).files) == 2, "a file that is open and rests, like a log, is taken as it is"
@@ -187,12 +190,12 @@ def test_restored_files_are_the_same_to_the_nanosecond_and_come_in_time_only(tmp
         os.write(write, b"".join(archive.bundle([("a/b", 3, 1_234_567_890_123_456_789, [b"xy", b"z"])])))
         os.close(write)
         try:
-            runner.unpack(str(tmp_path), 0, "checkpoints", None, before, read)
+            unpack(str(tmp_path), 0, "checkpoints", None, before, read)
         finally:
             os.close(read)
 
     (tmp_path / "tasks" / "2").mkdir(parents=True)
-    with pytest.raises(runner.Refused, match="attempt 2 has begun"):
+    with pytest.raises(Refused, match="attempt 2 has begun"):
         send(2)
     assert (top / "last").exists()
     send(3)

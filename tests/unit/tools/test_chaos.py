@@ -45,6 +45,20 @@ def test_points_are_chosen_by_role_name_number_and_stride() -> None:
     assert chaos_sweep.chosen(points, chaos_sweep.ROLES, "2", 1) == [(2, points[1])]
 
 
+@pytest.mark.parametrize(("runs", "wrong", "before"), [
+    ([(False, [])], [], 0),
+    ([(True, []), (True, []), (False, [])], [], 2),
+    ([(True, []), (True, ["a log"]), (False, [])], ["a log"], 1),
+    ([(True, [])] * 5, ["4 jobs did not come to the point"], 3),
+], ids=["at once", "at last", "something is wrong", "never"])
+def test_a_point_that_a_job_passes_by_is_tried_with_another_one(monkeypatch: pytest.MonkeyPatch, runs: list[tuple[bool, list[str]]],
+                                                               wrong: list[str], before: int) -> None:
+    results = iter([chaos_sweep.Result("train", Point("worker a", 1), missed=missed, wrong=[*found]) for missed, found in runs])
+    monkeypatch.setattr(chaos_sweep.Bench, "run", lambda *_: next(results))
+    result = chaos_sweep.Bench.strike(chaos_sweep.Bench.__new__(chaos_sweep.Bench), "train", Point("worker a", 1))
+    assert (result.wrong, result.before) == (wrong, before)
+
+
 def test_a_daemon_dies_after_its_point_and_once_a_run_only(tmp_path: Path) -> None:
     board = Board(tmp_path)
     board.begin("one", Point("worker a", 2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,29 +19,39 @@ NAMED = {
 
 
 class Parts:
-    """Notes the parts that are run; those named fail."""
+    """Notes the parts that are begun; the one named fails."""
 
-    def __init__(self, *failing: str) -> None:
+    def __init__(self, failing: str) -> None:
         self.environs: dict[str, Mapping[str, str]] = {}
         self.failures: dict[str, str] = {}
         self._failing = failing
 
-    def run(self, name: str, command: list[str], env: Mapping[str, str] | None = None, fine: tuple[int, ...] = (0,),
-            limit: float | None = None) -> bool:
-        self.environs[name] = dict(env or {})
-        return name not in self._failing
+    def run(self, name: str, part: Any) -> None:
+        if part.needs is None or (part.needs in self.environs and part.needs != self._failing):
+            self.environs[name] = part.env
 
     def fail(self, name: str, reason: str) -> None:
         self.failures[name] = reason
 
 
-@pytest.fixture
-def realcloud(monkeypatch: pytest.MonkeyPatch) -> Any:
+@pytest.fixture(autouse=True)
+def tools(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [str(LIB), *sys.path])
     for name in (*NAMED, "OS_CLOUD", "REALCLOUD_DIR"):
         monkeypatch.delenv(name, raising=False)
+
+
+def run(harness: Path | None, failing: str = "") -> Parts:
+    """Run what the tests on a real cloud consist of."""
+    import parts
     import realcloud
-    return realcloud
+
+    noted, venv, tests = Parts(failing), SimpleNamespace(command=str), parts.Tests(["pytest"], [])
+    with (realcloud.brought_up(noted, venv, tests, harness, Path("state")) if harness else
+          nullcontext(realcloud.named(noted, tests))) as queue:
+        for name, part in queue.items():
+            noted.run(name, part)
+    return noted
 
 
 def harness(directory: Path, status: int) -> Path:
@@ -51,28 +62,22 @@ def harness(directory: Path, status: int) -> Path:
     return directory
 
 
-def run(realcloud: Any, parts: Parts, harness: Path | None) -> None:
-    realcloud.run(parts, SimpleNamespace(command=str), ["pytest"], (0,), harness, Path("state"))
-
-
-def test_what_is_missing_is_said(realcloud: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in NAMED.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("CML_TEST_USER_CLOUD")
-    parts = Parts()
-    run(realcloud, parts, None)
+    parts = run(None)
     assert parts.environs == {}
     assert "CML_TEST_USER_CLOUD" in parts.failures["realcloud"]
     assert "CML_TEST_IMAGE" not in parts.failures["realcloud"]
 
 
-def test_cloud_of_the_environment(realcloud: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cloud_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in NAMED.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("CML_TEST_ADMIN_CLOUD")
     monkeypatch.setenv("OS_CLOUD", "root")
-    parts = Parts()
-    run(realcloud, parts, None)
+    parts = run(None)
     assert list(parts.environs) == ["realcloud: contract", "realcloud: tests"]
     assert NAMED.items() <= parts.environs["realcloud: tests"].items()
     contract = parts.environs["realcloud: contract"]
@@ -80,9 +85,8 @@ def test_cloud_of_the_environment(realcloud: Any, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("status", [0, 3])
-def test_cloud_of_a_harness_is_left_as_it_was(realcloud: Any, tmp_path: Path, status: int) -> None:
-    parts = Parts()
-    run(realcloud, parts, harness(tmp_path, status))
+def test_cloud_of_a_harness_is_left_as_it_was(tmp_path: Path, status: int) -> None:
+    parts = run(harness(tmp_path, status))
     names = list(parts.environs)
     assert names[0] == "realcloud: up"
     assert {"realcloud: framework image", "realcloud: contract", "realcloud: tests"} <= set(names)
@@ -93,8 +97,7 @@ def test_cloud_of_a_harness_is_left_as_it_was(realcloud: Any, tmp_path: Path, st
 
 
 @pytest.mark.parametrize("failing", ["realcloud: up", "realcloud: framework image"])
-def test_without_the_cloud_or_the_image_no_tests_are_run(realcloud: Any, tmp_path: Path, failing: str) -> None:
-    parts = Parts(failing)
-    run(realcloud, parts, harness(tmp_path, 3))
+def test_without_the_cloud_or_the_image_no_tests_are_run(tmp_path: Path, failing: str) -> None:
+    parts = run(harness(tmp_path, 3), failing)
     assert "realcloud: tests" not in parts.environs
     assert "realcloud: down" in parts.environs

@@ -179,10 +179,9 @@ def attempt(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> Attempt:
                                     report=lambda **report: reports.append(report), reports=reports)
     attempt._lock, attempt._gathers_until = threading.Lock(), 0.0
     attempt._saving, attempt._over, attempt._followers = {0: threading.Lock()}, set(), {0: None}
-    attempt._changed_tasks, attempt._changed_nodes, attempt._events, attempt._paths_changed = {}, {}, [], False
-    attempt._miss_absent = lambda: None
+    attempt._changed_tasks, attempt._events = {}, []
     attempt._crew = SimpleNamespace(drop=lambda rank: None, each=lambda action, ranks: {})
-    attempt._unreachable, attempt._since = {}, {}
+    attempt._silence = SimpleNamespace(miss_absent=lambda: None, news=dict, seconds=dict, forget=lambda ranks: None)
     return attempt
 
 
@@ -208,3 +207,12 @@ def test_nothing_is_saved_whose_metrics_would_not_be_reported(storage: Storage, 
     attempt.report(phase="PROVISIONING")
     assert saved(storage) == LINES[0]
     assert [metric["step"] for report in attempt._work.reports for metric in report.get("metrics", ())] == [0]
+
+
+def test_what_runs_on_a_lost_node_is_ended_though_nobody_is_connected_to_it_yet(attempt: Any) -> None:
+    done: list[Any] = []
+    machine = SimpleNamespace(connected=False, connect=lambda timeout: done.append("connect"),
+                              stop=lambda number, grace: done.append((number, grace)))
+    attempt._crew.each = lambda action, ranks: [action(rank, machine) for rank in ranks]
+    attempt.forget([0])
+    assert done == ["connect", (1, 0)]

@@ -11,6 +11,7 @@ from oslo_config import cfg
 
 from cml_nova import conf as cml_conf
 from cml_nova import exception
+from cml_nova.worker import manager as worker_manager
 from cml_nova.worker import runner
 from cml_nova.worker.manager import WorkerManager
 from cml_nova.worker.work import Lease, Tools
@@ -128,38 +129,23 @@ def test_a_full_worker_takes_no_more(manager: WorkerManager, runs: Runs) -> None
     manager.drain(5)
 
 
-def test_until_a_conductor_has_answered_the_heartbeat_is_repeated_at_once_with_growing_patience(
-        manager: WorkerManager, conductor: Conductor) -> None:
-    conductor.asleep = 3
-    manager.heartbeat()
-    assert conductor.timeouts == [1, 2, 4, 8]
-    conductor.asleep = 1
-    manager.heartbeat()
-    manager.heartbeat()
-    assert conductor.timeouts[4:] == [None, None], "one that has answered is worth the usual wait"
-
-
-def test_a_worker_is_known_before_it_listens_and_gets_jobs_only_after_that(manager: WorkerManager, conductor: Conductor) -> None:
-    """Somebody must know of it to remove its queue if it dies in between."""
+def test_a_worker_is_known_before_it_listens_and_gets_jobs_only_after_that(
+        manager: WorkerManager, conductor: Conductor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody must know of it to remove its queue if it dies in between, so it says so until somebody has heard."""
+    monkeypatch.setattr(worker_manager, "_PAUSE", 0)
+    conductor.asleep = 6
     manager.announce()
-    assert conductor.draining == [True]
+    assert conductor.timeouts == [1, 2, 4, 8, 16, 20, 20]
+    assert set(conductor.draining) == {True}
     manager.heartbeat()
-    assert conductor.draining == [True, False]
+    assert (conductor.timeouts[7:], conductor.draining[7:]) == ([None], [False]), "one that has answered is worth the usual wait"
 
 
-def test_no_conductor_keeps_a_worker_from_listening(manager: WorkerManager, conductor: Conductor) -> None:
-    conductor.asleep = 1
+def test_a_worker_that_is_stopped_does_not_wait_to_be_known(manager: WorkerManager, conductor: Conductor) -> None:
+    conductor.asleep = 100
+    manager.drain(0)
     manager.announce()
     assert len(conductor.timeouts) == 1
-    assert conductor.timeouts[0] is not None and conductor.timeouts[0] <= 1
-
-
-def test_without_any_conductor_the_heartbeat_returns_to_its_rhythm(manager: WorkerManager, conductor: Conductor) -> None:
-    conductor.asleep = 100
-    manager.heartbeat()
-    assert conductor.timeouts == [1, 2, 4, 8, 16, None]
-    manager.heartbeat()
-    assert conductor.timeouts[-1] is None
 
 
 def test_an_unanswered_heartbeat_loses_nothing_at_once(manager: WorkerManager, conductor: Conductor, runs: Runs) -> None:

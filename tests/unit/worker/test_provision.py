@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cml_nova import exception
-from cml_nova.compute.fleet import Server, parse_server
+from cml_nova.compute.fleet import Census, Server, parse_server
 from cml_nova.worker.steps import provision
 
 
@@ -34,7 +34,8 @@ def test_a_node_without_a_server_takes_one_that_stays(body: dict[str, Any], take
 @pytest.mark.parametrize(("asked", "hides", "refused"), [(False, True, False), (True, False, False), (True, True, True)])
 def test_nothing_is_built_in_the_place_of_servers_that_may_be_hidden(asked: bool, hides: bool, refused: bool) -> None:
     """Who has never asked for any has none."""
-    fleet = SimpleNamespace(project_servers=lambda: {"1": hides})
+    hidden = frozenset({"1"} if hides else ())
+    fleet = SimpleNamespace(census=lambda: Census(frozenset({"1"}), hidden, frozenset(), whole=True))
     work: Any = SimpleNamespace(job=SimpleNamespace(asked_for_servers=asked), tools=SimpleNamespace(fleet=fleet))
     if not refused:
         return provision._check_for_hidden(work)

@@ -15,7 +15,7 @@ from cml_nova import conf as cml_conf
 from cml_nova import exception
 from cml_nova.storage.file import FileStorage
 from cml_nova.worker.checkpoints import Checkpoint, File, Store
-from cml_nova.worker.saving import adopt, rescue, told_of_restore
+from cml_nova.worker.saving import Saver, adopt, rescue, told_of_restore
 from cml_nova.worker.work import Work
 
 
@@ -52,6 +52,19 @@ def test_copies_on_lost_nodes_are_taken_from_what_was_saved(work: Any) -> None:
         "checkpoints/worker-1/old": b"3/a/0", "checkpoints/worker-1/d/y": b"4/b/1",
         "checkpoints/worker-2/old": b"3/a/0", "checkpoints/worker-2/gone": b"3/a/0",
     }
+
+
+@pytest.mark.parametrize(("known", "has"), [
+    ({}, True), ({"attempt": 1}, False), ({"files": 0}, False), (None, False)])
+def test_what_was_saved_in_this_attempt_needs_no_question(work: Any, known: dict[str, Any] | None, has: bool) -> None:
+    """What an attempt was only given may have been deleted by it since."""
+    work.conf = cfg.ConfigOpts()
+    cml_conf.register_opts(work.conf)
+    work.conf([])
+    if known is not None:
+        save(work)
+        work.job.runtime["checkpoint"] |= known
+    assert Saver(work, cast(Any, None), lambda **report: None).has_saved() is has
 
 
 def test_nothing_saved_is_nothing_to_take(work: Any) -> None:

@@ -72,9 +72,29 @@ def numbers(text: str) -> list[int]:
     return [int(line.removeprefix("simulated line ")) for line in text.splitlines()]
 
 
-def test_a_process_does_what_its_command_says(machine: Machine) -> None:
-    start(machine, "simulate --seconds 0.5 --lines-per-minute 600 --exit 3")
-    text, states = follow(machine)
+def test_a_process_does_what_its_command_says(access: Access, machine: Machine) -> None:
+    """It is started, by another client, once somebody follows what runs there: who follows it later may see its end only."""
+    other, stop = Machine(access), Leave()
+    other.connect(10)
+    pieces: list[bytes] = []
+    states: list[ProcessState] = []
+
+    def on_log(attempt: int, task: str, offset: int, data: bytes, times: list[tuple[int, float]]) -> None:
+        if task == "worker:0":
+            pieces.append(data)
+        elif offset == 0:
+            start(other, "simulate --seconds 0.5 --lines-per-minute 600 --exit 3")
+
+    def on_state(state: ProcessState) -> None:
+        if state.task == "worker:0":
+            states.append(state)
+            if state.exit_code is not None:
+                stop.set()
+
+    machine.start(ProcessSpec(1, "worker:1", FOREVER, {}))
+    machine.follow({}, on_log, on_state, stop)
+    other.close()
+    text = b"".join(pieces).decode()
     assert numbers(text) == list(range(6))
     assert [(state.state, state.exit_code) for state in states] == [("RUNNING", None), ("EXITED", 3)]
     assert states[-1].log_size == len(text)
