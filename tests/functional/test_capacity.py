@@ -39,6 +39,19 @@ def test_servers_of_a_refused_create_are_cleaned_up_while_the_job_waits(client: 
     client.finish(job_id)
 
 
+@pytest.mark.fault("no-capacity")
+def test_job_waits_in_the_queue_though_the_cloud_takes_long_to_answer(client: Client, cloud: LocalCloud) -> None:
+    """The service leaves such a cloud alone between its looks; that a job has not been seen for a while must not have it built again."""
+    cloud.fault("settings", gpus=1)
+    cloud.fault("http", service="compute", method="GET", path="^/servers/detail", delay=1.5, count=None)
+    job_id = client.submit(document(flavor="gpu.small", workers=2), {"train.py": ""})
+    waiting = client.wait(job_id, lambda job: job["status"] == "QUEUED" and job["cause"] == "NO_CAPACITY")
+    assert "No valid host" in waiting["status_reason"]
+    assert not [event for event in client.events(job_id) if event["kind"] == "retry"]
+    client.cancel(job_id)
+    client.finish(job_id)
+
+
 @pytest.mark.fault("capacity-shared")
 def test_two_jobs_that_each_need_more_than_half_never_deadlock(client: Client, cloud: LocalCloud) -> None:
     cloud.fault("settings", gpus=5)

@@ -303,15 +303,13 @@ def _how_broken(server: Server) -> str:
 def _queue_again(work: Work, shortfall: _Shortfall) -> None:
     """Free all there is, so that jobs short of room never hold some of it, and wait in the queue."""
     LOG.info("Job %s finds no room: %s", work.job.id, shortfall.reason)
-    while True:
-        servers = work.tools.watch.snapshot(work.job.id, newer_than=time.monotonic())
-        if not servers:
-            _check_for_hidden(work)
-            break
-        _remove(work, servers)
-        with work.tools.watch.watch(work.job.id, expect_change=True):
-            work.tools.watch.wait(work.job.id, lambda now: not now, timeout=_CLOSE_TICK, wake=None)
-        work.lease.check()
+    # One watch for all rounds: a cloud that takes longer to answer than a round has been seen then, and the wait does not fail.
+    with work.tools.watch.watch(work.job.id, expect_change=True):
+        while servers := work.tools.watch.snapshot(work.job.id, newer_than=time.monotonic()):
+            _remove(work, servers)
+            work.tools.watch.wait(work.job.id, lambda now: not now, timeout=_CLOSE_TICK)
+            work.lease.check()
+    _check_for_hidden(work)
     if work.tools.fleet.floating.wanted:
         work.tools.fleet.floating.delete(work.job.id)
     work.report(
@@ -323,8 +321,7 @@ def _queue_again(work: Work, shortfall: _Shortfall) -> None:
 
 
 def _remove(work: Work, servers: Sequence[Server]) -> None:
-    if servers:
-        work.tools.fleet.delete([s.id for s in servers])
+    work.tools.fleet.delete([s.id for s in servers if not s.deleting])
 
 
 def _ssh_port(work: Work) -> int:
