@@ -255,11 +255,18 @@ class Machine:
         return [self._state(item) for item in result]
 
     def _state(self, document: Any) -> ProcessState:
-        """Read a process's state; its times by our clock, whatever the node's says, and never in the future."""
-        def ours(at: float | None) -> float | None:
-            return None if at is None else min(time.time(), max(0.0, at + self._clock_difference))
+        """Read a process's state; its times by our clock, whatever the node's says, and never in the future.
 
+        The clocks' difference is too large by how long the greeting was under way, so a state that comes faster would be of a time to come.
+        Both of its times are put back alike then: how long the process ran stays as exact as the node has measured it.
+        """
         state = protocol.parse_state(document)
+        now, told = time.time(), [at for at in (state.started_at, state.ended_at) if at is not None]
+        difference = min([self._clock_difference, *(now - at for at in told)])
+
+        def ours(at: float | None) -> float | None:
+            return None if at is None else max(0.0, at + difference)
+
         return replace(state, started_at=ours(state.started_at), ended_at=ours(state.ended_at))
 
     def follow(self, offsets: Mapping[tuple[int, str], int], on_log: OnLog, on_state: OnState, stop: Leave,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -99,6 +101,22 @@ def test_a_process_does_what_its_command_says(access: Access, machine: Machine) 
     assert [(state.state, state.exit_code) for state in states] == [("RUNNING", None), ("EXITED", 3)]
     assert states[-1].log_size == len(text)
     assert states[-1].ended_at is not None and states[-1].started_at is not None
+    assert states[-1].ended_at - states[-1].started_at == pytest.approx(0.5)
+
+
+def test_how_long_a_process_ran_is_told_exactly_after_a_greeting_that_was_long_under_way(
+        access: Access, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It makes the node's clock seem to be behind ours. What is told of later came faster."""
+    late = Machine(access)
+    with monkeypatch.context() as patch:
+        patch.setattr("cml_nova.remote.machine.time", SimpleNamespace(monotonic=time.monotonic, time=lambda: time.time() + 60))
+        late.connect(10)
+    began = time.time()
+    start(late, "simulate --seconds 0.5 --lines-per-minute 600")
+    _, states = follow(late)
+    late.close()
+    assert states[-1].ended_at is not None and states[-1].started_at is not None
+    assert began <= states[-1].started_at <= states[-1].ended_at <= time.time()
     assert states[-1].ended_at - states[-1].started_at == pytest.approx(0.5)
 
 
