@@ -39,7 +39,7 @@ def test_servers_of_a_refused_create_are_cleaned_up_while_the_job_waits(client: 
     client.finish(job_id)
 
 
-@pytest.mark.fault("no-capacity")
+@pytest.mark.fault("no-capacity", "cloud-slow")
 def test_job_waits_in_the_queue_though_the_cloud_takes_long_to_answer(client: Client, cloud: LocalCloud) -> None:
     """The service leaves such a cloud alone between its looks; that a job has not been seen for a while must not have it built again."""
     cloud.fault("settings", gpus=1)

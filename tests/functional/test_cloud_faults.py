@@ -40,6 +40,23 @@ def test_create_that_takes_effect_after_we_gave_up_on_it_makes_no_second_set_of_
         stack.demo.succeed(job_id)
 
 
+@pytest.mark.fault("cloud-slow")
+def test_cloud_that_takes_long_for_each_answer_is_asked_for_nothing_twice(client: Client, cloud: LocalCloud, gate: Gate) -> None:
+    for service in ("compute", "network", "image"):
+        cloud.fault("http", service=service, delay=0.8, count=None)
+    cloud.forget_calls()
+    job_id = client.submit(document(env=gate.env), gate.files(WAIT))
+    gate.expect(2)
+    lost, kept = client.nodes(job_id)
+    cloud.fault("server", server=lost["server_id"], fault="vanish")
+    gate.expect(4)
+    assert client.nodes(job_id)[1]["server_id"] == kept["server_id"]
+    gate.open()
+    assert client.succeed(job_id)["attempt"] == 2
+    assert cloud.calls()["compute POST /servers"] == 2
+    assert not [event for event in client.events(job_id) if event["kind"] == "retry"], client.story(job_id)
+
+
 @pytest.mark.fault("create-503-before")
 def test_create_that_is_refused_for_a_while_is_tried_again(client: Client, cloud: LocalCloud) -> None:
     cloud.fault("http", service="compute", method="POST", path="^/servers$", status=503, when="before", count=3)

@@ -67,6 +67,8 @@ MATRIX: dict[str, tuple[Row, ...]] = {
         Row("create-503-after", "POST /servers is answered 503, but the servers come", "found by their tag: as many servers as nodes"),
         Row("create-timeout", "POST /servers takes effect after we gave up waiting for its answer", "as above"),
         Row("cloud-5xx", "any request of any service is answered 5xx now and then, with and without effect", "the job notices nothing"),
+        Row("cloud-slow", "each answer of the cloud takes seconds",
+            "all goes on, more slowly; nothing is asked for twice, and what finds no room waits in the queue"),
         Row("keystone-down", "Keystone is away in mid-job, and all tokens end", "the training goes on; what needs the cloud waits for it"),
         Row("rate-limited", "requests are answered 429 with Retry-After", "all wait as long as they are told to"),
         Row("cell-down", "a cell does not answer: lists by tag lack its servers",

@@ -98,6 +98,16 @@ class ServiceIsDown(BadAnswers):
         return {"status": 503, "when": "before"}
 
 
+class ServiceIsSlow(BadAnswers):
+    """One of the cloud's services takes long for each of its answers, though not too long."""
+
+    requests = ServiceIsDown.requests
+    count = None
+
+    def how(self) -> dict[str, Any]:
+        return {"delay": self.draw.uniform(0.5, 3), "when": "before"}
+
+
 class TokensExpire(Fault):
     def strike(self) -> bool:
         self.world.cloud.fault("tokens", expire="all")
