@@ -67,6 +67,20 @@ class WireIsCut(Fault):
         return True
 
 
+class WireIsSlow(Fault):
+    """All that gets to and from the broker or the database takes its time."""
+
+    def strike(self) -> bool:
+        self.victim = self.claim_one(["broker", "database"])
+        if self.victim:
+            getattr(self.world, f"{self.victim}_wire").slow(self.draw.uniform(0.02, 0.3))
+        return bool(self.victim)
+
+    def heal(self) -> bool:
+        getattr(self.world, f"{self.victim}_wire").mend()
+        return True
+
+
 class RowsAreLocked(Fault):
     """Somebody holds rows of jobs, and one after the other, so that transactions wait, or are chosen to end a deadlock."""
 

@@ -50,6 +50,7 @@ from chaos_fault_servers import (
     MessagesSuffer,
     RowsAreLocked,
     WireIsCut,
+    WireIsSlow,
 )
 from chaos_world import World
 
@@ -76,6 +77,7 @@ KINDS = (
     Kind("connections reset", 6, ConnectionsBreak),
     Kind("connections killed", 4, ConnectionsAreKilled),
     Kind("wire cut", 4, WireIsCut, (1, 8)),
+    Kind("wire slow", 4, WireIsSlow, (3, 12)),
     Kind("rows locked", 4, RowsAreLocked),
     Kind("messages lost or doubled", 8, MessagesSuffer, (1, 6)),
     Kind("request refused", 14, Refused, (6, 12)),

@@ -1,4 +1,4 @@
-"""The wire between the daemons and a server: it can be cut and mended, and all connections over it can be broken."""
+"""The wire between the daemons and a server: it can be cut, slowed down and mended, and all connections over it can be broken."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ class Wire:
     def __init__(self, target: int) -> None:
         self.port = 0
         self._target = target
+        self._delay = 0.0
         self._loop = asyncio.new_event_loop()
         self._mended = asyncio.Event()
         self._mended.set()
@@ -40,8 +41,16 @@ class Wire:
         """From now on nothing gets through, and nobody is told so."""
         self._loop.call_soon_threadsafe(self._mended.clear)
 
+    def slow(self, delay: float) -> None:
+        """From now on each piece takes its time.
+
+        :param delay: seconds.
+        """
+        self._delay = delay
+
     def mend(self) -> None:
-        """Let through what waits, and what comes."""
+        """Let through what waits, and what comes, at once."""
+        self._delay = 0.0
         self._loop.call_soon_threadsafe(self._mended.set)
 
     def break_connections(self) -> None:
@@ -72,6 +81,7 @@ class Wire:
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         while data := await source.read(1 << 16):
+            await asyncio.sleep(self._delay)
             await self._mended.wait()
             sink.write(data)
             await sink.drain()
