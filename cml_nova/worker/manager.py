@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import oslo_messaging as messaging
@@ -12,6 +14,7 @@ from oslo_log import log as logging
 
 from cml_nova import context as cml_context
 from cml_nova import exception, rpc
+from cml_nova.backoff import growing_pause
 from cml_nova.worker import orphans, runner
 from cml_nova.worker.work import Lease, Tools
 
@@ -78,12 +81,14 @@ class WorkerManager:
         """Say that we are about to listen, and take no jobs yet, until a conductor has heard it.
 
         Who knows of us removes our queue if we die. A conductor that comes up after us never sees what was said before, so it is said
-        again, with more patience each time.
+        again, with more patience each time. Not at an even pace: the broker gives out calls to conductors in turn, and beside others' calls
+        at the same pace ours could always come to the one that refuses them.
         """
-        patience, pause = _FIRST_PATIENCE, _PAUSE
-        while not self._beat(patience, draining=True) and not self._draining.wait(pause):
+        patience, most = _FIRST_PATIENCE, self._tools.conf.worker.heartbeat_interval
+        for tries in itertools.count():
+            if self._beat(patience, draining=True) or self._draining.wait(growing_pause(tries, _PAUSE, most)):
+                return
             patience = min(2 * patience, self._tools.conf.worker.rpc_timeout)
-            pause = min(2 * pause, self._tools.conf.worker.heartbeat_interval)
 
     def heartbeat(self) -> None:
         """Say that we live, renew the leases, and act on what the conductor says is ours."""
@@ -96,7 +101,7 @@ class WorkerManager:
             held = {job_id: lease.generation for job_id, lease in self._leases.items()}
         worker = {"id": self.worker_id, "host": self._host, "capacity": self._capacity, "draining": draining}
         try:
-            mine = self._tools.conductor.worker_heartbeat(cml_context.service_context(), worker, held, timeout)
+            mine = self._call(worker, held, timeout)
         except (*rpc.BUS_ERRORS, exception.CMLError) as error:
             hint = " It is of an older release: the conductors are upgraded before the workers." if rpc.is_refusal(error) else ""
             LOG.warning("No conductor took our heartbeat: %s%s", error, hint)
@@ -113,6 +118,16 @@ class WorkerManager:
             elif holding["changed"]:
                 self.nudge(cml_context.service_context(), job_id)
         return True
+
+    def _call(self, worker: dict[str, Any], held: dict[str, int], timeout: float | None) -> list[dict[str, Any]]:
+        """Send a heartbeat. Where an older release refuses it, the next call is another conductor's, who may be of this one."""
+        heartbeat = partial(self._tools.conductor.worker_heartbeat, cml_context.service_context(), worker, held, timeout)
+        try:
+            return heartbeat()
+        except rpc.BUS_ERRORS as error:
+            if not rpc.is_refusal(error):
+                raise
+        return heartbeat()
 
     def drain(self, timeout: float) -> None:
         """Take no new jobs, let the steps come to a safe point, and hand all leases back. Trainings go on meanwhile.

@@ -27,6 +27,7 @@ class Conductor:
         self.timeouts: list[float | None] = []
         self.draining: list[bool] = []
         self.asleep = 0
+        self.refusals = 0
 
     def worker_heartbeat(self, context: object, worker: dict[str, Any], held: dict[str, int],
                          timeout: float | None = None) -> list[dict[str, Any]]:
@@ -36,6 +37,9 @@ class Conductor:
         if self.asleep:
             self.asleep -= 1
             raise messaging.MessagingTimeout()
+        if self.refusals:
+            self.refusals -= 1
+            raise messaging.RemoteError("UnsupportedVersion", "Endpoint does not support RPC version 1.1")
         if isinstance(self.mine, Exception):
             raise self.mine
         return self.mine
@@ -139,6 +143,22 @@ def test_a_worker_is_known_before_it_listens_and_gets_jobs_only_after_that(
     assert set(conductor.draining) == {True}
     manager.heartbeat()
     assert (conductor.timeouts[7:], conductor.draining[7:]) == ([None], [False]), "one that has answered is worth the usual wait"
+
+
+@pytest.mark.parametrize(("refusals", "known"), [(1, True), (2, False)])
+def test_what_an_older_conductor_refuses_another_one_is_asked_at_once(
+        manager: WorkerManager, conductor: Conductor, runs: Runs, refusals: int, known: bool) -> None:
+    """The broker gives out calls in turn. Nothing is lost where that one refuses it, too; the next heartbeat is another try."""
+    manager.run(None, "a", 1)  # type: ignore[arg-type]
+    assert runs.begun.acquire(timeout=5)
+    conductor.mine, conductor.refusals = [holding("a", changed=True)], refusals
+    woken = threading.Event()
+    runs.leases[0].wake.set = woken.set  # type: ignore[method-assign]
+    manager.heartbeat()
+    assert len(conductor.held) == 2
+    assert woken.is_set() == known
+    assert not runs.leases[0].lost
+    runs.leases[0]._lost.set()
 
 
 def test_a_worker_that_is_stopped_does_not_wait_to_be_known(manager: WorkerManager, conductor: Conductor) -> None:
